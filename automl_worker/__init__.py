@@ -1,0 +1,1 @@
+"""Studies: the coordinator that searches and weighs evidence, and the trainers that run its trials."""

@@ -1,0 +1,1 @@
+"""Projections of the ledger into Redis and memory, and the queries they answer."""

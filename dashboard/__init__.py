@@ -1,0 +1,1 @@
+"""The page that operators work in: it reads views and sends commands."""

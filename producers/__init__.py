@@ -1,0 +1,1 @@
+"""What sends messages: scripts, the command line and live agents' reports."""

@@ -1,0 +1,1 @@
+"""What every process shares: settings, bus, journal, delivery, leases, telemetry, servers."""

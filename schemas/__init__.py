@@ -1,0 +1,1 @@
+"""Every message, every stream and every hyperparameter, without any I/O."""

@@ -1,0 +1,124 @@
+"""A live agent: what it is told to run, and what it says it runs."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictInt
+
+from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
+from tars.schemas.message import By, Command, Event, Id, Reason, Report
+
+
+class ConfigureAgent(Command):
+    """Run these values. Its version is its sequence in the stream AGENTS; an older one than heard is ignored."""
+
+    kind: Literal["agent.configure.v1"] = "agent.configure.v1"
+    agent_id: Id
+    update_id: Id
+    purpose: Literal["update", "rollback"]
+    base: StrictInt
+    """The version it follows; it was published with this as the expected sequence."""
+    values: Annotated[dict[str, Value], Field(min_length=1)]
+    """The whole set, never a difference."""
+    by: By
+
+
+class AgentStarted(Event):
+    """An agent runs (again), with these values."""
+
+    kind: Literal["agent.started.v1"] = "agent.started.v1"
+    agent_id: Id
+    run_id: Id
+    """New at every start."""
+    role: str
+    algorithm: AlgorithmName | None
+    """None: it follows a reference policy, and has nothing to reload."""
+    world: Id | None
+    """The hosted world it plays in; None: somebody else's."""
+    values: dict[str, Value]
+    heard_version: int
+    """Newest ConfigureAgent it knows of; 0: none yet."""
+    applied_version: int
+    """The one whose values it runs; 0: the values in its code."""
+
+
+class AgentAccepted(Event):
+    """It heard a newer configuration and will apply it."""
+
+    kind: Literal["agent.accepted.v1"] = "agent.accepted.v1"
+    agent_id: Id
+    version: int
+    update_id: Id
+    applies: Moment
+    """When: the latest of its changed keys."""
+
+
+class AgentReloaded(Event):
+    """The new values are in use, read back from where the learner uses them."""
+
+    kind: Literal["agent.reloaded.v1"] = "agent.reloaded.v1"
+    agent_id: Id
+    version: int
+    update_id: Id
+    requested: dict[str, Value]
+    effective: dict[str, Value]
+    step: int
+    """Gradient steps done when it took effect."""
+    weights_before: str
+    """sha256 of the parameters, in hex."""
+    weights_after: str
+    buffer_before: int
+    """Transitions in the replay buffer."""
+    buffer_after: int
+    milliseconds: float
+    """From hearing the configuration to reading it back."""
+
+
+class AgentRefused(Event):
+    """It heard a configuration that it will not run."""
+
+    kind: Literal["agent.refused.v1"] = "agent.refused.v1"
+    agent_id: Id
+    version: int
+    update_id: Id
+    reasons: tuple[str, ...]
+
+
+class AgentStopped(Event):
+    """It ended, and says so."""
+
+    kind: Literal["agent.stopped.v1"] = "agent.stopped.v1"
+    agent_id: Id
+    run_id: Id
+    cause: Literal["finished", "signal", "error"]
+    detail: Reason = ""
+
+
+class AgentReported(Report):
+    """An episode: 32 steps in 16 environments for a hosted agent."""
+
+    kind: Literal["agent.reported.v1"] = "agent.reported.v1"
+    agent_id: Id
+    run_id: Id
+    episode: int
+    step: int
+    """Gradient steps done."""
+    score: float
+    """Behaviour return, normalised; for a foreign agent its episode return."""
+    version: int
+    """The configuration it ran."""
+
+
+class AgentBeat(Report):
+    """It lives. Sent every 5 seconds, also while an episode lasts longer."""
+
+    kind: Literal["agent.beat.v1"] = "agent.beat.v1"
+    agent_id: Id
+    run_id: Id
+    episode: int
+
+
+AgentEvent = Annotated[
+    AgentStarted | AgentAccepted | AgentReloaded | AgentRefused | AgentStopped, Field(discriminator="kind")
+]
+AgentCommand = ConfigureAgent
+AgentReport = Annotated[AgentReported | AgentBeat, Field(discriminator="kind")]

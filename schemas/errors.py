@@ -1,0 +1,53 @@
+"""Errors by what the bus does next.
+
+TarsError
+  Transient   deliver again, after a delay
+    Conflict    somebody else appended first: read again, decide again
+  Poison      never again: dead letter, with the reason
+    UnknownKind, NewerVersion, Malformed
+  Refused     no error of the system: answered with its reasons and acknowledged
+"""
+
+
+class TarsError(Exception):
+    """Anything TARS raises on purpose."""
+
+
+class Transient(TarsError):
+    """The world was not ready; the same message may succeed later."""
+
+
+class Conflict(Transient):
+    """The version moved between reading and appending."""
+
+
+class Poison(TarsError):
+    """It can never succeed; `reason` is its short name in the dead letter."""
+
+    reason = "rejected"
+
+
+class UnknownKind(Poison):
+    """Nobody here knows this kind of message."""
+
+    reason = "unknown-kind"
+
+
+class NewerVersion(Poison):
+    """The kind is known, but this process is too old for its version."""
+
+    reason = "newer-version"
+
+
+class Malformed(Poison):
+    """The body does not have the form its kind demands."""
+
+    reason = "malformed"
+
+
+class Refused(TarsError):
+    """A command that may not be carried out; `reasons` go back to its sender."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons

@@ -1,0 +1,66 @@
+"""What a live agent runs, folded from its events; a fact that several decisions need."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import assert_never
+
+from tars.schemas.agent import AgentAccepted, AgentEvent, AgentRefused, AgentReloaded, AgentStarted, AgentStopped
+from tars.schemas.hyperparameters import AlgorithmName, Value
+
+
+@dataclass(frozen=True)
+class RunningAgent:
+    """A live agent as its own events tell it."""
+
+    agent_id: str = ""
+    run_id: str = ""
+    role: str = ""
+    algorithm: AlgorithmName | None = None
+    world: str | None = None
+    values: dict[str, Value] = field(default_factory=dict)
+    """The whole set in use, as read back."""
+    heard: int = 0
+    """Newest ConfigureAgent it has heard: the base of the next one."""
+    applied: int = 0
+    """The ConfigureAgent whose values it runs; 0: those in its code."""
+    alive: bool = False
+    """It has started and not said that it stopped."""
+    reload: AgentReloaded | None = None
+    """Its newest read-back."""
+    refusal: AgentRefused | None = None
+    """Its newest refusal of a configuration."""
+
+
+def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
+    """The agent after `event`."""
+    match event:
+        case AgentStarted():
+            return replace(
+                state,
+                agent_id=event.agent_id,
+                run_id=event.run_id,
+                role=event.role,
+                algorithm=event.algorithm,
+                world=event.world,
+                values=event.values,
+                heard=event.heard_version,
+                applied=event.applied_version,
+                alive=True,
+            )
+        case AgentAccepted():
+            return replace(state, heard=max(state.heard, event.version))
+        case AgentReloaded():
+            heard = max(state.heard, event.version)
+            return replace(state, values=event.effective, applied=event.version, heard=heard, reload=event)
+        case AgentRefused():
+            return replace(state, heard=max(state.heard, event.version), refusal=event)
+        case AgentStopped():
+            return replace(state, alive=False)
+        case _:
+            assert_never(event)
+
+
+def replay(events: Iterable[AgentEvent]) -> RunningAgent:
+    """Fold an agent's history."""
+    return reduce(evolve, events, RunningAgent())

@@ -1,0 +1,78 @@
+"""A trial: one set of hyperparameters trained once, from one seed."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictInt
+
+from tars.schemas.hyperparameters import AlgorithmName, Value
+from tars.schemas.message import Command, Event, Holder, Id, Message, Report
+
+TrialNumber = Annotated[StrictInt, Field(ge=0, lt=1_000_000)]
+Phase = Literal["search", "confirmation"]
+FAILED_SCORE = -1000.0
+
+
+class TrialMessage(Message):
+    """Anything about a trial; its key is `<study>.<number>`."""
+
+    CHANNEL: ClassVar[Literal["event", "command", "report"]]
+    study_id: Id
+    number: TrialNumber
+
+    @property
+    def key(self) -> str:
+        """Two tokens: whose trial, and which."""
+        return f"{self.study_id}.{self.number}"
+
+
+class RunTrial(TrialMessage, Command):
+    """Train these values once and score what was learnt. Written once for ever, so it has no deadline."""
+
+    kind: Literal["trial.run.v1"] = "trial.run.v1"
+    phase: Phase
+    algorithm: AlgorithmName
+    environment: str
+    """A role of the coordination game."""
+    hyperparameters: dict[str, Value]
+    """The whole set."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
+    train_episodes: Annotated[StrictInt, Field(ge=1)]
+    """Each 32 steps in 16 environments."""
+    eval_episodes: Annotated[StrictInt, Field(ge=1)]
+    training: Literal["real", "surrogate"] = "real"
+
+
+class TrialCompleted(TrialMessage, Event):
+    """It was trained to its end and scored."""
+
+    kind: Literal["trial.completed.v1"] = "trial.completed.v1"
+    score: float
+    """Mean of the greedy evaluation episodes, normalised: 0 the best constant action, 1 the best response."""
+    exact_score: float | None = None
+    """The same by dynamic programming, where the environment is finite; shown beside, never used to choose."""
+    cpu_seconds: float
+    """Its share of the population's processor time."""
+    holder: Holder
+
+
+class TrialFailed(TrialMessage, Event):
+    """It could not be trained or diverged; the study goes on."""
+
+    kind: Literal["trial.failed.v1"] = "trial.failed.v1"
+    score: float = FAILED_SCORE
+    error: Annotated[str, Field(max_length=1000)]
+    """The last line of what went wrong."""
+    holder: Holder
+
+
+class TrialReported(TrialMessage, Report):
+    """How far a running trial has come."""
+
+    kind: Literal["trial.reported.v1"] = "trial.reported.v1"
+    episode: int
+    score: float
+    """Behaviour return of that episode, normalised."""
+
+
+TrialCommand = RunTrial
+TrialEvent = Annotated[TrialCompleted | TrialFailed, Field(discriminator="kind")]

@@ -1,0 +1,264 @@
+"""An update: new hyperparameter values on their way to live agents."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, StrictInt, field_validator
+
+from tars.schemas.bounds import Strictness
+from tars.schemas.evidence import Evidence
+from tars.schemas.hyperparameters import Value
+from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Reason
+
+ApprovalMode = Literal["manual", "autonomous_threshold", "autonomous_all"]
+
+
+class ProposeUpdate(Command):
+    """Ask for these values on these agents."""
+
+    kind: Literal["update.propose.v1"] = "update.propose.v1"
+    update_id: Id
+    agents: Annotated[tuple[Id, ...], Field(min_length=1, max_length=1000)]
+    values: Annotated[dict[str, Value], Field(min_length=1)]
+    """Only the keys to change; the rest stays as each agent runs it."""
+    base: dict[Id, StrictInt] | None = None
+    """The version of each agent that this was made for; None: the versions at the decision."""
+    evidence: Evidence | None = None
+    study_id: Id | None = None
+    reason: Reason = ""
+    expires_at: AwareDatetime | None = None
+    """No approval after this moment; None: seven days."""
+
+    @field_validator("agents")
+    @classmethod
+    def _named_once(cls, agents: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(agents)) != len(agents):
+            raise ValueError("an agent is named twice")
+        return agents
+
+
+class ApproveUpdate(Command):
+    """Let a pending update through."""
+
+    kind: Literal["update.approve.v1"] = "update.approve.v1"
+    update_id: Id
+    reason: Reason = ""
+    hold: bool = False
+    """Do not release it yet: ApplyUpdate does."""
+
+
+class RejectUpdate(Command):
+    """Turn an update down before it is released."""
+
+    kind: Literal["update.reject.v1"] = "update.reject.v1"
+    update_id: Id
+    reason: Reason = ""
+
+
+class ApplyUpdate(Command):
+    """Release an update that was approved on hold."""
+
+    kind: Literal["update.apply.v1"] = "update.apply.v1"
+    update_id: Id
+
+
+class RollBackUpdate(Command):
+    """Take a released update back: its agents return to the values they ran before it."""
+
+    kind: Literal["update.roll-back.v1"] = "update.roll-back.v1"
+    update_id: Id
+    reason: Reason = ""
+
+
+class UpdateProposed(Event):
+    """A valid update waits for approval; its content is fixed from here on."""
+
+    kind: Literal["update.proposed.v1"] = "update.proposed.v1"
+    update_id: Id
+    by: By
+    values: dict[str, Value]
+    base: dict[Id, int]
+    """Its agents, and the version of each that it was made for."""
+    before: dict[Id, dict[str, Value]]
+    """The whole set that each agent ran when it was proposed: what a rollback returns to."""
+    evidence: Evidence | None
+    study_id: Id | None
+    reason: Reason
+    expires_at: AwareDatetime
+    strictness: Strictness
+    content: str
+    """sha256 of what an approval approves: `content_of(...)`."""
+
+
+class UpdateRefused(Event):
+    """A proposal was invalid; every broken rule is named."""
+
+    kind: Literal["update.refused.v1"] = "update.refused.v1"
+    update_id: Id
+    by: By
+    reasons: tuple[str, ...]
+    agents: tuple[Id, ...]
+    values: dict[str, Value]
+
+
+class UpdateApproved(Event):
+    """Somebody, or the mode, let it through."""
+
+    kind: Literal["update.approved.v1"] = "update.approved.v1"
+    update_id: Id
+    by: By
+    mode: ApprovalMode
+    """manual: a person did."""
+    reason: Reason
+    hold: bool
+
+
+class UpdateRejected(Event):
+    """It was turned down."""
+
+    kind: Literal["update.rejected.v1"] = "update.rejected.v1"
+    update_id: Id
+    by: By
+    reason: Reason
+
+
+class UpdateSuperseded(Event):
+    """Its agents have moved on since it was made."""
+
+    kind: Literal["update.superseded.v1"] = "update.superseded.v1"
+    update_id: Id
+    by: By
+    reasons: tuple[str, ...]
+
+
+class UpdateCommandRefused(Event):
+    """A command about it may not be carried out."""
+
+    kind: Literal["update.command-refused.v1"] = "update.command-refused.v1"
+    update_id: Id
+    by: By
+    command: str
+    """The refused command's kind."""
+    reasons: tuple[str, ...]
+
+
+class UpdateReleased(Event):
+    """It may go to its agents; this event leases the rollout."""
+
+    kind: Literal["update.released.v1"] = "update.released.v1"
+    update_id: Id
+    by: By
+
+
+class UpdateRollBackRequested(Event):
+    """Somebody wants it taken back; this event takes the rollout's lease."""
+
+    kind: Literal["update.roll-back-requested.v1"] = "update.roll-back-requested.v1"
+    update_id: Id
+    by: By
+    reason: Reason
+
+
+class UpdateResumed(Event):
+    """A sync worker took the rollout's lease."""
+
+    kind: Literal["update.resumed.v1"] = "update.resumed.v1"
+    update_id: Id
+    holder: Holder
+    delivery: int
+
+
+class ReadBack(Frozen):
+    """What one agent was found to run after a reload."""
+
+    agent_id: Id
+    version: int
+    requested: dict[str, Value]
+    effective: dict[str, Value]
+    """Read from where the learner uses each value."""
+    step: int
+    """The agent's gradient step count when it took effect."""
+    milliseconds: float
+    """From the agent's hearing of it to its reading back."""
+    weights_kept: bool
+    buffer_kept: bool
+
+    @property
+    def equal(self) -> bool:
+        """The agent runs exactly what was asked for."""
+        return self.requested == self.effective
+
+
+class UpdateStarted(Event):
+    """Its rollout begins."""
+
+    kind: Literal["update.started.v1"] = "update.started.v1"
+    update_id: Id
+    agents: tuple[Id, ...]
+
+
+class UpdateReloaded(Event):
+    """All agents of a stage run the new values, read back."""
+
+    kind: Literal["update.reloaded.v1"] = "update.reloaded.v1"
+    update_id: Id
+    read_backs: tuple[ReadBack, ...]
+
+
+class UpdateConfirmed(Event):
+    """It stays."""
+
+    kind: Literal["update.confirmed.v1"] = "update.confirmed.v1"
+    update_id: Id
+
+
+class UpdateRolledBack(Event):
+    """Its agents run again what they ran before it."""
+
+    kind: Literal["update.rolled-back.v1"] = "update.rolled-back.v1"
+    update_id: Id
+    by: By
+    reason: Reason
+    read_backs: tuple[ReadBack, ...]
+    unreached: dict[Id, str]
+    """Agents that could not be taken back, and why: a person must look at them."""
+
+
+class UpdateFailed(Event):
+    """Its rollout cannot go on; what was changed was taken back where it could be."""
+
+    kind: Literal["update.failed.v1"] = "update.failed.v1"
+    update_id: Id
+    error: Reason
+
+
+UpdateCommand = Annotated[
+    ProposeUpdate | ApproveUpdate | RejectUpdate | ApplyUpdate | RollBackUpdate, Field(discriminator="kind")
+]
+UpdateEvent = Annotated[
+    UpdateProposed
+    | UpdateRefused
+    | UpdateApproved
+    | UpdateRejected
+    | UpdateSuperseded
+    | UpdateCommandRefused
+    | UpdateReleased
+    | UpdateRollBackRequested
+    | UpdateResumed
+    | UpdateStarted
+    | UpdateReloaded
+    | UpdateConfirmed
+    | UpdateRolledBack
+    | UpdateFailed,
+    Field(discriminator="kind"),
+]
+
+
+def content_of(values: Mapping[str, Value], base: Mapping[str, int], evidence: Evidence | None) -> str:
+    """The sha256, in hex, of what an approval approves: which values, on which agents at which versions, and why."""
+    fixed = {"values": dict(values), "base": dict(base), "evidence": evidence.digest() if evidence else None}
+    return hashlib.sha256(
+        json.dumps(fixed, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()

@@ -1,0 +1,1 @@
+"""An update's life: validate, approve, release, reload, confirm or roll back."""
