@@ -94,17 +94,8 @@ class StudyFinished(Event):
     """None: there was no champion to weigh, or no held-out pair of scores."""
 
 
-class StudyStopRequested(Event):
-    """Somebody wants it to end; its coordinator does so at the next step."""
-
-    kind: Literal["study.stop-requested.v1"] = "study.stop-requested.v1"
-    study_id: Id
-    by: By
-    reason: Reason
-
-
 class StudyStopped(Event):
-    """It ended early, because somebody wanted it to."""
+    """Somebody ended it early; its coordinator stops at the next step."""
 
     kind: Literal["study.stopped.v1"] = "study.stopped.v1"
     study_id: Id
@@ -122,6 +113,6 @@ class StudyFailed(Event):
 
 StudyCommand = Annotated[StartStudy | StopStudy, Field(discriminator="kind")]
 StudyEvent = Annotated[
-    StudyStarted | StudyResumed | StudyFinished | StudyStopRequested | StudyStopped | StudyFailed,
+    StudyStarted | StudyResumed | StudyFinished | StudyStopped | StudyFailed,
     Field(discriminator="kind"),
 ]

@@ -1,0 +1,215 @@
+"""Every stream, every durable consumer, every kind of message and who may do what, as data.
+
+Provisioning, permissions and tests derive from here; nobody writes a subject by hand elsewhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pydantic import ValidationError
+
+from tars.schemas.agent import AgentCommand, AgentEvent, AgentReport
+from tars.schemas.errors import Malformed, NewerVersion, UnknownKind
+from tars.schemas.game import GameReported
+from tars.schemas.message import Message
+from tars.schemas.session import SessionReported
+from tars.schemas.study import StudyCommand, StudyEvent
+from tars.schemas.trial import TrialCommand, TrialEvent, TrialReported
+from tars.schemas.update import UpdateCommand, UpdateEvent
+
+DAY = 86_400.0
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A JetStream stream. The fields that cannot be changed later are frozen by a test (BUS facts in docs)."""
+
+    name: str
+    subjects: tuple[str, ...]
+    why: str
+    retention: Literal["limits", "workqueue"] = "limits"
+    max_age: float = 0.0
+    """Seconds; 0: for ever."""
+    max_bytes: int = -1
+    max_msgs_per_subject: int = -1
+    allow_atomic: bool = False
+    """Several events in one commit."""
+    append_only: bool = False
+    """Delete and purge are denied, for ever."""
+    asynchronous: bool = False
+    """Acknowledged before it is on disk: for measurements only."""
+    republish: tuple[str, str] | None = None
+    """(source, destination): sent on as a core message after the store, with its sequence."""
+
+
+@dataclass(frozen=True)
+class Durable:
+    """A durable pull consumer, made by `tars provision`, never by a worker."""
+
+    name: str
+    stream: str
+    subjects: tuple[str, ...]
+    acknowledged: bool = True
+    """False: a reader that keeps its position elsewhere (a projection)."""
+    max_ack_pending: int = 1000
+
+
+STREAMS: Mapping[str, Stream] = {
+    stream.name: stream
+    for stream in (
+        Stream(
+            "EVENTS",
+            ("tars.event.study.>", "tars.event.update.>", "tars.event.agent.>"),
+            "the ledger: the only truth",
+            allow_atomic=True,
+            append_only=True,
+        ),
+        Stream(
+            "COMMANDS",
+            ("tars.command.study.>", "tars.command.update.>"),
+            "requests that wait for a worker",
+            retention="workqueue",
+        ),
+        Stream(
+            "TRIALS",
+            ("tars.command.trial.>", "tars.event.trial.>"),
+            "asked and counted once",
+            append_only=True,
+        ),
+        Stream(
+            "AGENTS",
+            ("tars.command.agent.>",),
+            "the values an agent is to run; its version is this stream's sequence",
+            max_msgs_per_subject=64,
+            republish=("tars.command.agent.>", "tars.live.agent.>"),
+        ),
+        Stream(
+            "REPORTS",
+            ("tars.report.>",),
+            "episodes, heartbeats, conflicts, equilibria, trial progress, page sessions",
+            max_age=7 * DAY,
+            max_bytes=8 * GIB,
+            asynchronous=True,
+        ),
+        Stream("DEAD", ("tars.dead.>",), "what could not be decoded or handled", max_age=30 * DAY, max_bytes=GIB),
+    )
+}
+
+DURABLES: Mapping[str, Durable] = {
+    durable.name: durable
+    for durable in (
+        Durable("study-command", "COMMANDS", ("tars.command.study.>",)),
+        Durable("update-command", "COMMANDS", ("tars.command.update.>",)),
+        Durable("run-study", "EVENTS", ("tars.event.study.started.>",)),
+        Durable("run-trial", "TRIALS", ("tars.command.trial.>",)),
+        Durable("propose-champion", "EVENTS", ("tars.event.study.finished.>",)),
+        Durable("run-rollout", "EVENTS", ("tars.event.update.released.>", "tars.event.update.roll-back-requested.>")),
+        Durable("project-events", "EVENTS", ("tars.event.>",), acknowledged=False),
+        Durable("project-trials", "TRIALS", ("tars.command.trial.>", "tars.event.trial.>"), acknowledged=False),
+        Durable("project-reports", "REPORTS", ("tars.report.>",), acknowledged=False),
+        Durable("project-dead", "DEAD", ("tars.dead.>",), acknowledged=False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a role sends, and which durables it works on."""
+
+    publishes: tuple[str, ...]
+    durables: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    """Streams it may read by subject."""
+
+
+ROLES: Mapping[str, Rights] = {
+    "person": Rights(
+        ("tars.command.study.>", "tars.command.update.>", "tars.query.>", "tars.report.session.>"), (), ("EVENTS",)
+    ),
+    "coordinator": Rights(
+        ("tars.event.study.>", "tars.command.trial.>", "tars.reply.>", "tars.dead.>"),
+        ("study-command", "run-study"),
+        ("EVENTS", "TRIALS", "AGENTS"),
+    ),
+    "trainer": Rights(("tars.event.trial.>", "tars.report.trial.>", "tars.dead.>"), ("run-trial",), ("TRIALS",)),
+    "sync": Rights(
+        ("tars.event.update.>", "tars.command.agent.>", "tars.reply.>", "tars.dead.>"),
+        ("update-command", "propose-champion", "run-rollout"),
+        ("EVENTS", "AGENTS"),
+    ),
+    "agents": Rights(("tars.event.agent.>", "tars.report.agent.>", "tars.report.game.>"), (), ("EVENTS", "AGENTS")),
+    "consumers": Rights(("tars.reply.>",), ("project-events", "project-trials", "project-reports", "project-dead"), ()),
+}
+"""Who publishes what and works on which durable; the permissions of a shared server derive from it."""
+
+
+def _kinds() -> dict[str, type[Message]]:
+    found: dict[str, type[Message]] = {}
+    for union in (
+        StudyCommand, StudyEvent, TrialCommand, TrialEvent, TrialReported, UpdateCommand, UpdateEvent,
+        AgentCommand, AgentEvent, AgentReport, GameReported, SessionReported,
+    ):  # fmt: skip
+        annotated = get_args(union)
+        members = get_args(annotated[0]) if annotated else (union,)
+        for member in members:
+            found[member.model_fields["kind"].default] = member
+    return found
+
+
+KINDS: Mapping[str, type[Message]] = _kinds()
+"""Every kind that may travel, and its class."""
+
+
+def history_subject(noun: str, key: str) -> str:
+    """All events of one id, whatever verb and version: the filter of every read and every expected sequence."""
+    return f"tars.event.{noun}.*.*.{key}"
+
+
+def live_subject(agent_id: str) -> str:
+    """Where an agent hears its configurations, sent on after they are stored."""
+    return f"tars.live.agent.*.*.{agent_id}"
+
+
+def configure_subject(agent_id: str) -> str:
+    """All configurations of one agent in the stream AGENTS."""
+    return f"tars.command.agent.*.*.{agent_id}"
+
+
+def stream_of(subject: str) -> str:
+    """The stream that stores `subject`; KeyError where none does."""
+    for stream in STREAMS.values():
+        if any(subject.startswith(pattern.removesuffix(">")) for pattern in stream.subjects):
+            return stream.name
+    raise KeyError(subject)
+
+
+def decode(subject: str, body: bytes) -> Message:
+    """Read a message as its subject says what it is; all errors are Poison with the reason.
+
+    Raises UnknownKind, NewerVersion, or Malformed when the body is no valid message of that kind, or is of another
+    kind or another id than its subject says.
+    """
+    tokens = subject.split(".")
+    kind, key = ".".join(tokens[2:5]), ".".join(tokens[5:])
+    channel = tokens[1] if len(tokens) > 1 else ""
+    model = KINDS.get(kind)
+    if model is None or channel != model.CHANNEL:
+        raise _unknown(kind, subject)
+    try:
+        message = model.model_validate_json(body)
+    except ValidationError as error:
+        why = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
+        raise Malformed(f"{kind}: {why}") from error
+    if message.key != key:
+        raise Malformed(f"{kind}: the body is about {message.key}, its subject about {key}")
+    return message
+
+
+def _unknown(kind: str, subject: str) -> UnknownKind | NewerVersion:
+    name, _, version = kind.rpartition(".v")
+    known = [int(have.rpartition(".v")[2]) for have in KINDS if have.rpartition(".v")[0] == name]
+    if known and version.isdigit() and int(version) > max(known):
+        return NewerVersion(f"{kind} on {subject}: this process knows {name} up to v{max(known)}")
+    return UnknownKind(f"{kind} on {subject}: nobody here knows it")
