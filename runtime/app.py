@@ -1,0 +1,153 @@
+"""A worker process: FastStream's handlers, long tasks, /health, /ready and /metrics, and a graceful end."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from faststream.asgi import AsgiFastStream, AsgiResponse, get
+from faststream.nats import NatsBroker, NatsRouter
+from faststream.nats.opentelemetry import NatsTelemetryMiddleware
+from faststream.nats.prometheus import NatsPrometheusMiddleware
+from nats.errors import Error as NatsError
+from prometheus_client import CollectorRegistry, make_asgi_app
+
+from tars.runtime.bus import Bus, connect_bus
+from tars.runtime.delivery import Delivery
+from tars.runtime.journal import Journal
+from tars.runtime.provision import check_provisioned
+from tars.runtime.settings import Settings
+from tars.schemas.errors import TarsError
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0
+"""Seconds that a stopping worker gives to what it is doing."""
+
+LongTask = Callable[["Worker"], Awaitable[None]]
+
+
+@dataclass
+class Worker:
+    """One process, named for its role: what it handles, what it runs, and what others may ask it over HTTP."""
+
+    name: str
+    settings: Settings
+    durables: Sequence[str] = ()
+    """What it works on; missing ones stop the start."""
+    routers: Sequence[NatsRouter] = ()
+    tasks: Sequence[LongTask] = ()
+    """Run until the worker stops; one that ends with an error ends the worker, which its supervisor restarts."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """What handlers ask for by `Context()`, besides settings, bus and journal."""
+    is_ready: Callable[[], bool] = lambda: True
+    on_reconnect: Callable[[], Awaitable[None]] | None = None
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    bus: Bus = field(init=False)
+    _up: bool = field(init=False, default=False)
+
+    async def serve(self, port: int, *, started: Callable[[int], None] | None = None) -> None:
+        """Serve HTTP at once, connect when NATS is there, and work until SIGTERM or SIGINT.
+
+        port: the documented one, or 0; when it is taken a free one is used. `started` hears which.
+        """
+        listening = listen(port)
+        broker = self._broker()
+        server = uvicorn.Server(uvicorn.Config(self._app(broker), lifespan="off", log_config=None, access_log=False))
+        if started is not None:
+            started(listening.getsockname()[1])
+        log.info("listening", extra={"worker": self.name, "port": listening.getsockname()[1]})
+        http = asyncio.create_task(server.serve(sockets=[listening]))
+        work = asyncio.create_task(self._work(broker))
+        try:
+            await asyncio.wait({http, work}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            work.cancel()
+            server.should_exit = True
+            results = await asyncio.gather(work, http, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _work(self, broker: NatsBroker) -> None:
+        self.bus = await connect_bus(self.settings.nats, self.name, on_reconnect=self.on_reconnect)
+        try:
+            await check_provisioned(self.bus.jetstream, self.durables)
+            for key, value in self._context().items():
+                broker.context.set_global(key, value)
+            await broker.start()
+            self._up = True
+            async with asyncio.TaskGroup() as group:
+                for task in self.tasks:
+                    group.create_task(task(self))  # type: ignore[arg-type] # an async function's awaitable is a coroutine
+                await asyncio.Event().wait()  # handlers work until the process is stopped
+        finally:
+            self._up = False
+            await broker.stop()
+            await self.bus.close()
+
+    def _context(self) -> dict[str, Any]:
+        own = {"settings": self.settings, "bus": self.bus, "journal": Journal(self.bus)}
+        return own | {"ack_wait": self.settings.ack_wait_seconds} | dict(self.context)
+
+    def _broker(self) -> NatsBroker:
+        broker = NatsBroker(
+            self.settings.nats,
+            name=self.name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,
+            connect_timeout=2,
+            pending_size=0,
+            graceful_timeout=GRACE,
+            logger=None,
+            middlewares=(
+                Delivery,  # outermost: the others still see the error
+                NatsTelemetryMiddleware(),
+                NatsPrometheusMiddleware(registry=self.registry, app_name=self.name),
+            ),
+        )
+        broker.include_routers(*self.routers)
+        return broker
+
+    def _app(self, broker: NatsBroker) -> AsgiFastStream:
+        @get
+        async def health(scope: object) -> AsgiResponse:  # noqa: ARG001 - FastStream's signature
+            """The event loop turns."""
+            return AsgiResponse(b"ok", 200)
+
+        @get
+        async def ready(scope: object) -> AsgiResponse:  # noqa: ARG001
+            """Connected, its durables answer, and it says so itself."""
+            fit = await self._is_fit()
+            return AsgiResponse(b"ready" if fit else b"not ready", 200 if fit else 503)
+
+        routes = (("/health", health), ("/ready", ready), ("/metrics", make_asgi_app(self.registry)))
+        return AsgiFastStream(broker, logger=None, asgi_routes=routes)
+
+    async def _is_fit(self) -> bool:
+        if not (self._up and self.bus.client.is_connected and self.is_ready()):
+            return False
+        try:
+            async with asyncio.timeout(1):
+                await check_provisioned(self.bus.jetstream, self.durables)
+        except (NatsError, TarsError, TimeoutError, OSError):
+            return False
+        return True
+
+
+def listen(port: int) -> socket.socket:
+    """Listen on loopback at `port`, or on a free port where it is taken."""
+    for candidate in (port, 0):
+        try:
+            return socket.create_server(("127.0.0.1", candidate))
+        except OSError:
+            log.info("port is taken", extra={"port": candidate})
+    raise OSError("no free port on 127.0.0.1")
+
+
+def run_worker(worker: Worker, port: int) -> None:
+    """Run until a signal; uvicorn hears SIGTERM and SIGINT."""
+    asyncio.run(worker.serve(port))

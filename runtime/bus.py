@@ -1,0 +1,201 @@
+"""The way to NATS: connecting, and publishing with headers stamped in one place."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.errors import NoServersError
+from nats.js import JetStreamContext
+from nats.js.api import Header, StreamInfo
+from nats.js.errors import APIError, NotFoundError
+
+from tars.runtime.telemetry import trace_headers
+from tars.schemas.errors import Conflict, TarsError, Transient
+from tars.schemas.message import Answer, By, Envelope, Message
+from tars.schemas.streams import stream_of
+
+log = logging.getLogger(__name__)
+
+WRONG_LAST_SEQUENCE: Final = 10071
+DUPLICATE_IN_BATCH: Final = 10201
+PUBLISH_TIMEOUT: Final = 5.0
+"""Seconds until a publish without an answer has an unknown outcome."""
+REPLY_PREFIX: Final = "tars.reply."
+
+
+class Unreachable(TarsError):
+    """No NATS server answers at the given address."""
+
+
+class Bus:
+    """A connection to NATS that publishes messages and reads streams."""
+
+    def __init__(self, client: Client, source: str) -> None:
+        self.client = client
+        self.source = source
+        self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT)
+
+    async def publish(
+        self,
+        message: Message,
+        *,
+        id: str,  # noqa: A002 - the bus's own word
+        by: By | None = None,
+        after: tuple[str, int] | None = None,
+        reply: str | None = None,
+        batch: tuple[str, int, bool] | None = None,
+    ) -> int:
+        """Store `message` and return its sequence in its stream; inside a batch only the last one has a sequence.
+
+        after: (subject filter, the last sequence expected there); raises Conflict when another one is found.
+        batch: (batch id, position from 1, is it the last): all of a batch are stored, or none.
+        Raises Transient when the outcome is unknown.
+        """
+        headers = self._headers(message, id, by)
+        if reply is not None:
+            headers["Tars-Reply"] = reply
+        if after is not None:
+            headers[Header.EXPECTED_LAST_SUBJECT_SEQUENCE] = str(after[1])
+            headers["Nats-Expected-Last-Subject-Sequence-Subject"] = after[0]
+        if batch is not None:
+            headers |= {"Nats-Batch-Id": batch[0], "Nats-Batch-Sequence": str(batch[1])}
+            headers |= {"Nats-Batch-Commit": "1"} if batch[2] else {}
+        body = message.model_dump_json().encode()
+        if batch is not None and not batch[2]:
+            await self.client.publish(message.subject, body, headers=headers)
+            return 0
+        return await self._store(message.subject, body, headers)
+
+    async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
+        try:
+            ack = await self.jetstream.publish(
+                subject, body, stream=stream_of(subject), timeout=PUBLISH_TIMEOUT, headers=headers
+            )
+        except APIError as error:
+            if error.err_code in {WRONG_LAST_SEQUENCE, DUPLICATE_IN_BATCH}:
+                raise Conflict(f"{subject}: {error.description}") from error
+            raise
+        except (NatsError, TimeoutError) as error:
+            raise Transient(f"{subject}: not acknowledged ({type(error).__name__})") from error
+        return ack.seq
+
+    def _headers(self, message: Message, message_id: str, by: By | None) -> dict[str, str]:
+        stamped = {
+            "Nats-Msg-Id": message_id,
+            "content-type": "application/json",
+            "ce-specversion": "1.0",
+            "ce-id": message_id,
+            "ce-type": f"tars.{message.kind}",
+            "ce-source": f"tars/{self.source}",
+            "ce-time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        return stamped | trace_headers() | ({"Tars-By": ascii_name(by.principal)} if by else {})
+
+    async def answer(self, subject: str | None, answer: Answer) -> None:
+        """Tell a waiting sender; any other subject than a reply's is ignored."""
+        if subject is not None and subject.startswith(REPLY_PREFIX):
+            await self.client.publish(subject, answer.model_dump_json().encode(), headers=trace_headers() or None)
+
+    async def last(self, stream: str, subject: str) -> tuple[int, str, bytes] | None:
+        """(sequence, message id, body) of the newest message on `subject`, or None."""
+        try:
+            found = await self.jetstream.get_last_msg(stream, subject)
+        except NotFoundError:
+            return None
+        return found.seq or 0, (found.headers or {}).get("Nats-Msg-Id", ""), found.data or b""
+
+    async def stream(self, name: str) -> StreamInfo:
+        """The stream's state as the server has it."""
+        return await self.jetstream.stream_info(name)
+
+    async def close(self) -> None:
+        """Send what is pending and close."""
+        if self.client.is_connected:
+            await self.client.flush(timeout=2)
+        await self.client.close()
+
+
+def ascii_name(text: str) -> str:
+    """Headers are ASCII on the wire; other letters become a question mark."""
+    return text.encode("ascii", "replace").decode()
+
+
+def fresh_id(prefix: str) -> str:
+    """A new random id, made once by a sender: `<prefix>-<16 hex digits>`."""
+    return f"{prefix}-{secrets.token_hex(8)}"
+
+
+def envelope_of(message: Msg, *, deadline: datetime | None = None) -> Envelope:
+    """What the bus knows about a message that a durable consumer delivered."""
+    headers = message.headers or {}
+    meta = message.metadata
+    sequence = meta.sequence.stream
+    return Envelope(
+        id=headers.get("Nats-Msg-Id") or f"{meta.stream}-{sequence}",
+        subject=message.subject,
+        sequence=sequence,
+        time=meta.timestamp,
+        by=By(principal=headers.get("Tars-By") or "unknown"),
+        late=deadline is not None and datetime.now(UTC) > deadline,  # the edge: judged once, on arrival
+        reply=headers.get("Tars-Reply"),
+        traceparent=headers.get("traceparent"),
+    )
+
+
+async def connect_bus(
+    url: str,
+    source: str,
+    *,
+    patience: float | None = None,
+    on_reconnect: Callable[[], Awaitable[None]] | None = None,
+) -> Bus:
+    """Connect to NATS; a lost connection is renewed for ever.
+
+    patience: seconds to wait for the first connection, then raise Unreachable; None: for ever (a worker).
+    """
+    waited = 0.0
+    while True:
+        try:
+            return Bus(await _connect(url, source, on_reconnect), source)
+        except (NatsError, OSError, TimeoutError) as error:
+            if patience is not None and waited >= patience:
+                raise Unreachable(
+                    f"no NATS server answers at {url}: start one with `tars up`, or set NATS_URL"
+                ) from error
+            log.warning("waiting for NATS", extra={"url": url, "error": type(error).__name__})
+            await asyncio.sleep(0.5 if patience is not None else min(5.0, 0.5 + waited))
+            waited += 0.5
+
+
+async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[None]] | None) -> Client:
+    async def lost() -> None:
+        log.warning("NATS connection lost")
+
+    async def back() -> None:
+        log.info("NATS connection is back")
+        if on_reconnect is not None:
+            await on_reconnect()
+
+    async def failed(error: Exception) -> None:
+        log.log(logging.DEBUG if isinstance(error, NoServersError | OSError) else logging.WARNING, "NATS: %r", error)
+
+    return await nats.connect(
+        url,
+        name=source,
+        connect_timeout=2,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.2,
+        # What could not be sent now must not be sent later: its sender has been told that it failed.
+        pending_size=0,
+        disconnected_cb=lost,
+        reconnected_cb=back,
+        error_cb=failed,
+    )

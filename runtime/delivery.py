@@ -1,0 +1,183 @@
+"""The one delivery policy: acknowledge after the effect, retry what is transient, dead-letter what is poison.
+
+FastStream's own policies lose a message at any exception or redeliver it without delay or end (docs/reliability.md), so
+acknowledgement is by hand, here. Long processes and trainers settle their messages by the same `settle`.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import anyio
+from fast_depends.exceptions import ValidationError as BindError
+from faststream import BaseMiddleware
+from faststream.message import StreamMessage
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from pydantic import ValidationError
+
+from tars.runtime.bus import Bus, envelope_of
+from tars.schemas.errors import Conflict, Malformed, Poison, Refused, Transient
+from tars.schemas.message import Answer, Command, Envelope, Event, Message
+from tars.schemas.streams import decode
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 5
+"""Deliveries that an unforeseen error may take before the message is put aside."""
+DELIVERIES: Final = 25
+"""Deliveries of any kind: a message that kills its process never gets a verdict."""
+DELAYS: Final = (1.0, 5.0, 30.0, 120.0)
+"""Seconds before the second, third, ... delivery."""
+CONFLICTS: Final = 20
+"""Times that one delivery reads and decides again because somebody else appended first."""
+INVALID: Final = (BindError, ValidationError, json.JSONDecodeError, UnicodeDecodeError)
+AWAY: Final = (Transient, NatsError, OSError, TimeoutError)
+"""The world is not ready: not the message's fault."""
+
+
+async def decoded(message: StreamMessage[Msg]) -> Message:
+    """FastStream's decoder for durables: the body read as its subject says; raises Poison."""
+    return decode(message.raw_message.subject, message.body)
+
+
+async def keep_in_progress(message: Msg, every: float) -> None:
+    """Tell the server that the work goes on, every so many seconds, until cancelled."""
+    while True:
+        await asyncio.sleep(every)
+        try:
+            await message.in_progress()
+        except (
+            NatsError,
+            OSError,
+        ) as error:  # back after the reconnect; the lease may be lost by then, and that is seen
+            log.warning("heartbeat not sent", extra={"subject": message.subject, "error": repr(error)})
+
+
+async def settle(bus: Bus, message: Msg, durable: str, error: BaseException | None) -> None:
+    """Acknowledge, give back, delay or dead-letter `message`, as the class of `error` says."""
+    delivered = message.metadata.num_delivered
+    if error is None or isinstance(error, Refused):
+        await message.ack_sync(timeout=5)
+    elif isinstance(error, asyncio.CancelledError):
+        await message.nak()  # unfinished when this process stopped: another takes it now
+    elif isinstance(error, Poison):
+        await dead_letter(bus, message, durable, error.reason, error)
+    elif isinstance(error, INVALID):
+        await dead_letter(bus, message, durable, Malformed.reason, error)
+    elif delivered >= (DELIVERIES if isinstance(error, AWAY) else ATTEMPTS):
+        await dead_letter(bus, message, durable, "attempts-exhausted", error)
+    else:
+        log.warning(
+            "will be tried again",
+            extra={"subject": message.subject, "attempt": delivered, "error": f"{type(error).__name__}: {error}"},
+            exc_info=None if isinstance(error, AWAY) else error,
+        )
+        await message.nak(delay=DELAYS[min(delivered, len(DELAYS)) - 1])
+
+
+async def dead_letter(bus: Bus, message: Msg, durable: str, reason: str, error: BaseException) -> None:
+    """Put `message` aside in DEAD with the reason, then end its delivery: in this order nothing is lost."""
+    meta = message.metadata
+    told = f"{type(error).__name__}: {error}".encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
+    headers = {key: str(value) for key, value in (message.headers or {}).items() if not key.startswith("Nats-")}
+    headers |= {
+        # One dead letter for one message and reader, however often this is tried.
+        "Nats-Msg-Id": f"dead:{meta.stream}:{durable}:{meta.sequence.stream}",
+        "Tars-Dead-Reason": reason,
+        "Tars-Dead-Error": told[:1000],
+        "Tars-Dead-Subject": message.subject,
+        "Tars-Dead-Id": str((message.headers or {}).get("Nats-Msg-Id", "")),
+        "Tars-Dead-Sequence": str(meta.sequence.stream),
+        "Tars-Dead-Attempts": str(meta.num_delivered),
+    }
+    await bus.jetstream.publish(
+        f"tars.dead.{meta.stream}.{durable}", message.data, stream="DEAD", timeout=5, headers=headers
+    )
+    log.error("dead letter", extra={"subject": message.subject, "reason": reason, "error": told[:300]})
+    await bus.client.publish(message.reply, f"+TERM {reason}".encode())  # nats-py's term() takes no reason
+    message._ackd = True  # noqa: SLF001 - what term() does
+
+
+def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
+    """What the sender is told: every reason of a refusal, or the kinds of the events."""
+    if isinstance(outcome, Refused):
+        return Answer(command_id=envelope.id, done=False, reasons=outcome.reasons)
+    events = tuple(outcome)
+    reasons = tuple(reason for event in events if "refused" in event.kind for reason in getattr(event, "reasons", ()))
+    return Answer(
+        command_id=envelope.id, done=not reasons, reasons=reasons, events=tuple(event.kind for event in events)
+    )
+
+
+class Delivery(BaseMiddleware):
+    """FastStream's outermost middleware: one delivery of one message, from its arrival to its acknowledgement.
+
+    Reads `bus`, `durables` (subject prefix -> durable) and `ack_wait` (seconds) from the broker's context; gives
+    handlers `envelope`. A handler returns the events it appended; the sender gets them as its answer.
+    """
+
+    async def on_receive(self) -> None:
+        """Start telling the server that the work goes on."""
+        self._beat: asyncio.Task[None] | None = None
+        self._answer: tuple[Envelope, Iterable[Event] | Refused] | None = None
+        if _is_delivered(self.msg):
+            self._beat = asyncio.create_task(keep_in_progress(self.msg, self.context.get("ack_wait") / 3))
+
+    async def consume_scope(
+        self,
+        call_next: Callable[[StreamMessage[Msg]], Awaitable[Any]],
+        msg: StreamMessage[Msg],
+    ) -> Any:  # noqa: ANN401 - FastStream's signature
+        """Run the handler; read and decide again at a conflict; keep what to answer."""
+        if self._beat is None:
+            return await call_next(msg)
+        if self.msg.metadata.num_delivered > DELIVERIES:
+            raise Poison("no process that handled it lived to say what became of it")
+        command = await msg.decode()
+        envelope = envelope_of(self.msg, deadline=command.deadline if isinstance(command, Command) else None)
+        with self.context.scope("envelope", envelope):
+            try:
+                self._answer = (envelope, await _until_no_conflict(call_next, msg) or ())
+            except Refused as refusal:
+                self._answer = (envelope, refusal)
+        return None
+
+    async def after_processed(
+        self,
+        exc_type: type[BaseException] | None = None,  # noqa: ARG002 - FastStream's signature
+        exc_val: BaseException | None = None,
+        exc_tb: object = None,  # noqa: ARG002
+    ) -> bool | None:
+        """Settle the message, then answer its sender."""
+        if self._beat is None:
+            return False
+        self._beat.cancel()
+        with anyio.CancelScope(shield=True):  # a stopping process still settles
+            try:
+                bus: Bus = self.context.get("bus")
+                await settle(bus, self.msg, self._durable(), exc_val)
+                if self._answer is not None:
+                    await bus.answer(self._answer[0].reply, answer_to(*self._answer))
+            except Exception:  # settling failed: the server delivers again after ack_wait
+                log.exception("not settled", extra={"subject": self.msg.subject})
+        return exc_val is None or isinstance(exc_val, Exception)  # an error ends here; a cancellation goes on
+
+    def _durable(self) -> str:
+        return str(self.msg.metadata.consumer)
+
+
+async def _until_no_conflict(call_next: Callable[[StreamMessage[Msg]], Awaitable[Any]], msg: StreamMessage[Msg]) -> Any:  # noqa: ANN401 - what the handler returned
+    for _ in range(CONFLICTS):
+        try:
+            return await call_next(msg)
+        except Conflict as conflict:
+            log.info("decided again", extra={"subject": msg.raw_message.subject, "why": str(conflict)})
+    raise Transient("others keep appending first")
+
+
+def _is_delivered(message: object) -> bool:
+    """A JetStream delivery, not a core message or a publication."""
+    return isinstance(message, Msg) and message.reply.startswith("$JS.ACK.")

@@ -1,0 +1,142 @@
+"""The ledger by id: read the history of one noun's id, append to it if nobody else has."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar, cast
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from tars.runtime.bus import PUBLISH_TIMEOUT, Bus
+from tars.schemas.errors import Transient
+from tars.schemas.message import By, Event
+from tars.schemas.streams import decode, history_subject, stream_of
+
+E = TypeVar("E", bound=Event)
+_PAGE = 256
+
+
+@dataclass(frozen=True)
+class Entry(Generic[E]):
+    """A stored event, and what the ledger knows about it."""
+
+    event: E
+    id: str
+    sequence: int
+    time: datetime
+    traceparent: str | None
+
+
+@dataclass(frozen=True)
+class History(Generic[E]):
+    """All events of one id, oldest first. Its version is the sequence of the last one; 0: there is none."""
+
+    noun: str
+    key: str
+    entries: tuple[Entry[E], ...] = ()
+
+    @property
+    def version(self) -> int:
+        """What an append expects to find."""
+        return self.entries[-1].sequence if self.entries else 0
+
+    @property
+    def events(self) -> tuple[E, ...]:
+        """The events alone."""
+        return tuple(entry.event for entry in self.entries)
+
+    def caused_by(self, cause: str) -> tuple[E, ...]:
+        """The events that this message already led to: it was delivered twice."""
+        return tuple(entry.event for entry in self.entries if entry.id.rpartition(":")[0] == cause)
+
+    def extended(self, other: "History[E]") -> "History[E]":
+        """Return this history with what was read after it."""
+        return History(self.noun, self.key, self.entries + other.entries)
+
+
+class Journal:
+    """Histories in JetStream."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def read(self, noun: str, key: str, *, after: int = 0) -> History[E]:
+        """Read the history of one id, or only what came after a sequence; raises Transient when NATS is away."""
+        subject = history_subject(noun, key)
+        try:
+            messages = await self._read(subject, after + 1)
+        except (NatsError, TimeoutError) as error:
+            raise Transient(f"{subject}: cannot be read ({type(error).__name__})") from error
+        return History(noun, key, tuple(_entry(message) for message in messages))
+
+    async def _read(self, subject: str, start: int) -> list[Msg]:
+        client, inbox, found = self._bus.client, self._bus.client.new_inbox(), list[Msg]()
+        replies = await client.subscribe(inbox)
+        try:
+            while True:
+                request = {"seq": start, "next_by_subj": subject, "batch": _PAGE}
+                await client.publish(
+                    f"$JS.API.DIRECT.GET.{stream_of(subject)}", json.dumps(request).encode(), reply=inbox
+                )
+                while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
+                    found.append(message)
+                if status not in {"204", "404"}:
+                    raise Transient(f"{subject}: cannot be read (status {status})")
+                if status == "404" or not int((message.headers or {}).get("Nats-Num-Pending", "0")):
+                    return found
+                start = int((found[-1].headers or {})["Nats-Sequence"]) + 1
+        finally:
+            await replies.unsubscribe()
+
+    async def append(
+        self, events: Sequence[E], history: History[E], *, cause: str, by: By | None = None
+    ) -> tuple[E, ...]:
+        """Append all `events` or none, if `history` is still all there is; return what the cause has led to.
+
+        A cause that already led to events (the message was delivered twice) changes nothing. Raises Conflict when
+        the id has moved on.
+        """
+        if done := history.caused_by(cause):
+            return done
+        await self._commit(events, history, cause, by, 0)
+        return tuple(events)
+
+    async def extend(
+        self, events: Sequence[E], history: History[E], *, cause: str, first: int, by: By | None = None
+    ) -> int:
+        """Append as a step of a long process, whose cause goes on; return the new version."""
+        return await self._commit(events, history, cause, by, first)
+
+    async def _commit(self, events: Sequence[E], history: History[E], cause: str, by: By | None, first: int) -> int:
+        version, batch = history.version, secrets.token_hex(8)
+        for index, event in enumerate(events):
+            after = (history_subject(history.noun, history.key), history.version) if index == 0 else None
+            place = (batch, index + 1, index + 1 == len(events)) if len(events) > 1 else None
+            version = await self._bus.publish(event, id=f"{cause}:{first + index}", by=by, after=after, batch=place)
+        return version
+
+
+def _status(message: Msg) -> str | None:
+    """End of a page: 204 all sent, 404 nothing there; None: a stored message."""
+    status = (message.headers or {}).get("Status")
+    return str(status) if status else None
+
+
+def _entry(message: Msg) -> Entry[E]:
+    headers = message.headers or {}
+    return Entry(
+        event=cast("E", decode(headers["Nats-Subject"], message.data)),
+        id=headers.get("Nats-Msg-Id", ""),
+        sequence=int(headers["Nats-Sequence"]),
+        time=_time(headers["Nats-Time-Stamp"]),
+        traceparent=headers.get("traceparent"),
+    )
+
+
+def _time(text: str) -> datetime:
+    """RFC 3339 with nanoseconds, as the server writes it; Python keeps microseconds."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{fraction[:6].ljust(6, '0')}+00:00")

@@ -1,0 +1,115 @@
+"""Streams and durables on the server: made by `tars provision`, only compared by workers."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    PersistMode,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import NotFoundError
+
+from tars.schemas.errors import TarsError
+from tars.schemas.streams import DURABLES, STREAMS, Durable, Stream
+
+DUPLICATE_WINDOW = 120.0
+"""Seconds in which the same message id is stored once."""
+
+
+class NotProvisioned(TarsError):
+    """The server lacks a stream or durable that this process works on."""
+
+
+def stream_settings(stream: Stream, replicas: int) -> dict[str, Any]:
+    """Return what is set, and compared, of a stream; the rest is the server's default."""
+    settings: dict[str, Any] = {
+        "subjects": list(stream.subjects),
+        "storage": StorageType.FILE,
+        "retention": RetentionPolicy.WORK_QUEUE if stream.retention == "workqueue" else RetentionPolicy.LIMITS,
+        "max_age": stream.max_age,
+        "max_bytes": stream.max_bytes,
+        "max_msgs_per_subject": stream.max_msgs_per_subject,
+        "allow_direct": True,
+        "deny_delete": stream.append_only,
+        "deny_purge": stream.append_only,
+        "duplicate_window": DUPLICATE_WINDOW,
+        "num_replicas": replicas,
+    }
+    if stream.allow_atomic:
+        settings["allow_atomic"] = True
+    if stream.asynchronous:
+        settings["persist_mode"] = PersistMode.ASYNC
+    if stream.republish:
+        settings["republish"] = RePublish(src=stream.republish[0], dest=stream.republish[1])
+    return settings
+
+
+def durable_settings(durable: Durable, ack_wait: float) -> dict[str, Any]:
+    """Return what is set, and compared, of a durable consumer."""
+    one = len(durable.subjects) == 1
+    settings: dict[str, Any] = {"filter_subject": durable.subjects[0]} if one else {}
+    if not one:
+        settings["filter_subjects"] = list(durable.subjects)
+    if not durable.acknowledged:
+        return settings | {"ack_policy": AckPolicy.NONE}
+    return settings | {
+        "ack_policy": AckPolicy.EXPLICIT,
+        "ack_wait": ack_wait,
+        "max_deliver": -1,  # how often is the delivery policy's business
+        "max_ack_pending": durable.max_ack_pending,
+    }
+
+
+async def provision(jetstream: JetStreamContext, *, ack_wait: float, replicas: int = 1) -> dict[str, str]:
+    """Make or change what is missing or differs; return what was done to each: created, changed or unchanged."""
+    done = {}
+    for stream in STREAMS.values():
+        done[stream.name] = await _ensure_stream(jetstream, stream.name, stream_settings(stream, replicas))
+    for durable in DURABLES.values():
+        wanted = durable_settings(durable, ack_wait)
+        done[f"{durable.stream}/{durable.name}"] = await _ensure_durable(jetstream, durable, wanted)
+    return done
+
+
+async def _ensure_stream(jetstream: JetStreamContext, name: str, wanted: Mapping[str, Any]) -> str:
+    try:
+        have = (await jetstream.stream_info(name)).config
+    except NotFoundError:
+        await jetstream.add_stream(StreamConfig(name=name, **wanted))
+        return "created"
+    drift = {key: value for key, value in wanted.items() if getattr(have, key) != value}
+    if not drift:
+        return "unchanged"
+    await jetstream.update_stream(have.evolve(**drift))  # over the live configuration, never over client defaults
+    return "changed"
+
+
+async def _ensure_durable(jetstream: JetStreamContext, durable: Durable, wanted: Mapping[str, Any]) -> str:
+    try:
+        have = (await jetstream.consumer_info(durable.stream, durable.name)).config
+        if all(getattr(have, key) == value for key, value in wanted.items()):
+            return "unchanged"
+        done = "changed"
+    except NotFoundError:
+        done = "created"
+    config = ConsumerConfig(name=durable.name, durable_name=durable.name, **wanted)
+    await jetstream.add_consumer(durable.stream, config)
+    return done
+
+
+async def check_provisioned(jetstream: JetStreamContext, durables: Iterable[str]) -> None:
+    """Raise NotProvisioned when a durable that this process works on is missing, or its stream."""
+    missing = []
+    for name in durables:
+        try:
+            await jetstream.consumer_info(DURABLES[name].stream, name)
+        except NotFoundError:
+            missing.append(f"{DURABLES[name].stream}/{name}")
+    if missing:
+        raise NotProvisioned(f"the server has no {', '.join(missing)}: run `tars provision`")

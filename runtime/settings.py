@@ -1,0 +1,86 @@
+"""Every setting, its unit and its bounds, in one place; names as in the table of docs/operations.md."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tars.schemas.bounds import Strictness
+from tars.schemas.errors import TarsError
+from tars.schemas.update import ApprovalMode
+
+
+class BadSetting(TarsError):
+    """A variable has a value that is not allowed; the message names variable, value and what is."""
+
+
+class Settings(BaseSettings):
+    """What the environment says. Frozen: a process reads it once, at its start."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False)
+
+    nats_url: str | None = Field(None, pattern=r"^(nats|tls|ws|wss)://.+")
+    """Server to use; unset: embedded (`tars up`) or nats://localhost:4222 (`tars run`)."""
+    use_redis: bool = True
+    """False: no Redis; the page asks the consumers instead."""
+    redis_url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://.+")
+    """Server to use; unset: embedded (`tars up`) or redis://localhost:6379 (`tars run`)."""
+    redis_max_history_length: int = Field(1000, ge=1, le=100_000)
+    """Episodes kept in agent_history."""
+    redis_ttl_seconds: int = Field(86_400, ge=1, le=31_536_000)
+    """Lifetime of the six measured key families after their last event."""
+    hyperparam_sync_enabled: bool = True
+    """Propose every BETTER champion of a study with a target."""
+    hyperparam_sync_port: int = Field(8098, ge=0, le=65_535)
+    """The sync worker's HTTP port; 0: a free one."""
+    approval_mode: ApprovalMode = "manual"
+    autonomous_threshold: float = Field(0.03, ge=0.0, le=1.0)
+    """Held-out gain needed, normalised score."""
+    validation_strictness: Strictness = "medium"
+    use_real_training: bool = True
+    """False: a closed-form surrogate, labelled, never promotable."""
+    use_quick_mode: bool = False
+    """Quick search trials unless a study says otherwise."""
+    real_training_episodes: int = Field(50, ge=1, le=100_000)
+    real_eval_episodes: int = Field(10, ge=1, le=10_000)
+    quick_mode_train_episodes: int = Field(10, ge=1, le=100_000)
+    quick_mode_eval_episodes: int = Field(5, ge=1, le=10_000)
+    four_eyes: Literal["auto", "on", "off"] = "auto"
+    """On: who proposes may not approve. Auto: on when signatures tell two approvers apart."""
+    rate_limit_per_minute: int = Field(30, ge=0, le=100_000)
+    """Commands per sender; 0: none."""
+    ack_wait_seconds: float = Field(30.0, ge=1.0, le=600.0)
+    """How long a dead worker keeps its message or lease; set on the durables by `tars provision`."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    tars_data: Path = Path(".tars")
+    """Folder of `tars up`."""
+    tars_user: str = Field("", max_length=100)
+    """Who sends commands from here; unset: the login name."""
+
+    @field_validator("nats_url", "redis_url", mode="before")
+    @classmethod
+    def _blank_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @cached_property
+    def nats(self) -> str:
+        """The NATS server of a single worker."""
+        return self.nats_url or "nats://localhost:4222"
+
+    @cached_property
+    def redis(self) -> str | None:
+        """The Redis server of a single worker; None: it does without."""
+        return (self.redis_url or "redis://localhost:6379") if self.use_redis else None
+
+
+def load_settings() -> Settings:
+    """Read the environment; raises BadSetting with one line for all that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = (
+            f"{'.'.join(map(str, e['loc'])).upper()}={e['input']!r} is not allowed: {e['msg']}" for e in error.errors()
+        )
+        raise BadSetting("; ".join(wrong)) from error
