@@ -1,0 +1,190 @@
+"""What may be read: one frozen model per kind of row, the same from Redis, from memory and over queries."""
+
+from datetime import datetime
+from typing import Literal
+
+from tars.schemas.evidence import Evidence
+from tars.schemas.hyperparameters import AlgorithmName, Value
+from tars.schemas.message import Frozen
+from tars.schemas.update import ApprovalMode, ReadBack
+
+UpdateStage = Literal[
+    "pending", "refused", "rejected", "superseded", "approved", "released", "reloading", "reloaded", "confirmed",
+    "rolling back", "rolled back", "failed",
+]  # fmt: skip
+StudyStage = Literal["running", "finished", "stopped", "failed"]
+TrialStage = Literal["waiting", "completed", "failed"]
+
+
+class AgentRow(Frozen):
+    """A live agent: what it runs, from its events, and how it does, from its reports."""
+
+    agent_id: str
+    role: str = ""
+    algorithm: AlgorithmName | None = None
+    world: str | None = None
+    run_id: str = ""
+    state: Literal["running", "stopped"] = "running"
+    values: dict[str, Value] = {}
+    heard: int = 0
+    applied: int = 0
+    reloaded_at: datetime | None = None
+    reload_milliseconds: float | None = None
+    episode: int = 0
+    step: int = 0
+    score: float | None = None
+    """Newest behaviour score, normalised."""
+    seen_at: datetime | None = None
+    """Its newest report or beat, by the server's clock."""
+
+
+class AgentPoint(Frozen):
+    """One episode of an agent's history."""
+
+    at: datetime
+    episode: int
+    score: float
+    version: int
+    """The configuration it ran: a change marks a reload on the curve."""
+
+
+class AuditEntry(Frozen):
+    """One event of an update's life, for people."""
+
+    at: datetime
+    kind: str
+    by: str | None
+    """Who, marked when unsigned; None: TARS itself."""
+    text: str
+    """What happened, in a sentence."""
+    trace_id: str | None = None
+
+
+class UpdateRow(Frozen):
+    """An update, as far as it has come."""
+
+    update_id: str
+    stage: UpdateStage
+    proposed_at: datetime
+    proposed_by: str
+    changed_at: datetime
+    agents: tuple[str, ...]
+    base: dict[str, int] = {}
+    values: dict[str, Value]
+    before: dict[str, dict[str, Value]] = {}
+    evidence: Evidence | None = None
+    study_id: str | None = None
+    reason: str = ""
+    expires_at: datetime | None = None
+    approved_by: str | None = None
+    mode: ApprovalMode | None = None
+    reasons: tuple[str, ...] = ()
+    """Why it was refused, rejected, superseded, rolled back or failed."""
+    read_backs: tuple[ReadBack, ...] = ()
+    history: tuple[AuditEntry, ...] = ()
+
+
+class TrialRow(Frozen):
+    """A trial of a study."""
+
+    study_id: str
+    number: int
+    phase: Literal["search", "confirmation"]
+    stage: TrialStage = "waiting"
+    hyperparameters: dict[str, Value]
+    seed: int
+    train_episodes: int
+    episode: int = 0
+    """Episodes trained so far, from its newest report."""
+    score: float | None = None
+    exact_score: float | None = None
+    error: str | None = None
+
+
+class StudyRow(Frozen):
+    """A study, as far as it has come."""
+
+    study_id: str
+    stage: StudyStage
+    started_at: datetime
+    ended_at: datetime | None = None
+    by: str
+    algorithm: AlgorithmName
+    environment: str
+    agents: tuple[str, ...] = ()
+    trials: int
+    quick: bool
+    incumbent: dict[str, Value]
+    searched: tuple[str, ...]
+    asked: int = 0
+    completed: int = 0
+    failed: int = 0
+    """Search trials only, all three."""
+    confirmations: int = 0
+    """Held-out trials done."""
+    best_score: float | None = None
+    """Of the search: the luckiest; evidence is what counts."""
+    champion: dict[str, Value] | None = None
+    evidence: Evidence | None = None
+    error: str | None = None
+
+
+class ConflictRow(Frozen):
+    """How often the roles of a world got in each other's way."""
+
+    at: datetime
+    game_id: str
+    episode: int
+    conflicts: dict[str, float]
+    latency: float
+
+
+class EquilibriumRow(Frozen):
+    """How far a world's joint play is from an equilibrium."""
+
+    at: datetime
+    game_id: str
+    episode: int
+    nash_conv: float
+    gains: dict[str, float]
+
+
+class DeadRow(Frozen):
+    """A message that was put aside."""
+
+    at: datetime
+    sequence: int
+    subject: str
+    reason: str
+    error: str
+    attempts: int
+    body: str
+    """As text, cut at 4,000 characters."""
+
+
+class PipelineRow(Frozen):
+    """A durable consumer: what waits before it."""
+
+    durable: str
+    stream: str
+    waiting: int
+    unacknowledged: int
+    redelivered: int
+
+
+class StatsRow(Frozen):
+    """Counts since the ledger began, and what the views hold."""
+
+    events: int = 0
+    reports: int = 0
+    trials: int = 0
+    dead: int = 0
+    agents: int = 0
+    studies: int = 0
+    updates: int = 0
+    pending: int = 0
+    conflicts: int = 0
+    equilibria: int = 0
+    sessions: int = 0
+    history: int = 0
+    """Episodes kept over all agents."""
