@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Frozen
@@ -25,7 +27,7 @@ class AgentRow(Frozen):
     world: str | None = None
     run_id: str = ""
     state: Literal["running", "stopped"] = "running"
-    values: dict[str, Value] = {}
+    values: dict[str, Value] = Field(default_factory=dict)
     heard: int = 0
     applied: int = 0
     reloaded_at: datetime | None = None
@@ -69,9 +71,9 @@ class UpdateRow(Frozen):
     proposed_by: str
     changed_at: datetime
     agents: tuple[str, ...]
-    base: dict[str, int] = {}
+    base: dict[str, int] = Field(default_factory=dict)
     values: dict[str, Value]
-    before: dict[str, dict[str, Value]] = {}
+    before: dict[str, dict[str, Value]] = Field(default_factory=dict)
     evidence: Evidence | None = None
     study_id: str | None = None
     reason: str = ""
