@@ -5,6 +5,7 @@ and tuned files; low: ARLBench's spaces). `bounds.py` checks values against thes
 page's form and the command line are derived from them.
 """
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,20 @@ from pydantic import StrictFloat, StrictInt
 Value = StrictInt | StrictFloat | None
 """A plain finite number, or None where the declaration allows it. A bool is no number here."""
 Values = Mapping[str, Value]
+
+
+def same(one: Value, other: Value) -> bool:
+    """Say whether a learner that computes with 32-bit floats cannot tell the two apart; whole numbers must be equal."""
+    if one is not None and other is not None and float in {type(one), type(other)}:
+        return struct.pack("f", one) == struct.pack("f", other)
+    return one == other
+
+
+def all_same(one: Values, other: Values) -> bool:
+    """Say whether two sets have the same keys and, to a learner, the same values."""
+    return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+
+
 Moment = Literal["live", "boundary", "rebuild", "fixed"]
 """live: next gradient step or action; boundary: next rollout or episode; rebuild: a new buffer; fixed: never."""
 Learner = Literal["ours", "sb3", "torch_loop"]

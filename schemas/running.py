@@ -6,7 +6,7 @@ from functools import reduce
 from typing import assert_never
 
 from tars.schemas.agent import AgentAccepted, AgentEvent, AgentRefused, AgentReloaded, AgentStarted, AgentStopped
-from tars.schemas.hyperparameters import AlgorithmName, Value
+from tars.schemas.hyperparameters import AlgorithmName, Value, same
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class RunningAgent:
     algorithm: AlgorithmName | None = None
     world: str | None = None
     values: dict[str, Value] = field(default_factory=dict)
-    """The whole set in use, as read back."""
+    """The whole set in use, as read back (written as it was asked for, where a 32-bit learner cannot tell)."""
     heard: int = 0
     """Newest ConfigureAgent it has heard: the base of the next one."""
     applied: int = 0
@@ -52,13 +52,20 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
             return replace(state, heard=max(state.heard, event.version))
         case AgentReloaded():
             heard = max(state.heard, event.version)
-            return replace(state, values=event.effective, applied=event.version, heard=heard, reload=event)
+            return replace(state, values=_in_use(event), applied=event.version, heard=heard, reload=event)
         case AgentRefused():
             return replace(state, heard=max(state.heard, event.version), refusal=event)
         case AgentStopped():
             return replace(state, alive=False)
         case _:
             assert_never(event)
+
+
+def _in_use(event: AgentReloaded) -> dict[str, Value]:
+    asked = event.requested
+    return {
+        key: asked[key] if key in asked and same(asked[key], value) else value for key, value in event.effective.items()
+    }
 
 
 def replay(events: Iterable[AgentEvent]) -> RunningAgent:

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, StrictInt, field_validator
 
 from tars.schemas.bounds import Strictness
 from tars.schemas.evidence import Evidence
-from tars.schemas.hyperparameters import Value
+from tars.schemas.hyperparameters import Value, all_same
 from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Reason
 
 ApprovalMode = Literal["manual", "autonomous_threshold", "autonomous_all"]
@@ -187,8 +187,8 @@ class ReadBack(Frozen):
 
     @property
     def equal(self) -> bool:
-        """The agent runs exactly what was asked for."""
-        return self.requested == self.effective
+        """The agent runs what was asked for, to the 32-bit floats it computes with."""
+        return all_same(self.requested, self.effective)
 
 
 class UpdateStarted(Event):
