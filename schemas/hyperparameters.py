@@ -5,14 +5,14 @@ and tuned files; low: ARLBench's spaces). `bounds.py` checks values against thes
 page's form and the command line are derived from them.
 """
 
-import struct
 from collections.abc import Mapping
+from ctypes import c_float
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import StrictFloat, StrictInt
+from pydantic import Field, StrictFloat, StrictInt
 
-Value = StrictInt | StrictFloat | None
+Value = Annotated[StrictInt, Field(ge=-(2**53), le=2**53)] | StrictFloat | None
 """A plain finite number, or None where the declaration allows it. A bool is no number here."""
 Values = Mapping[str, Value]
 
@@ -20,7 +20,7 @@ Values = Mapping[str, Value]
 def same(one: Value, other: Value) -> bool:
     """Say whether a learner that computes with 32-bit floats cannot tell the two apart; whole numbers must be equal."""
     if one is not None and other is not None and float in {type(one), type(other)}:
-        return struct.pack("f", one) == struct.pack("f", other)
+        return c_float(one).value == c_float(other).value
     return one == other
 
 
