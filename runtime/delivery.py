@@ -7,7 +7,8 @@ acknowledgement is by hand, here. Long processes and trainers settle their messa
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
@@ -78,25 +79,45 @@ async def settle(bus: Bus, message: Msg, durable: str, error: BaseException | No
         await message.nak(delay=DELAYS[min(delivered, len(DELAYS)) - 1])
 
 
-async def dead_letter(bus: Bus, message: Msg, durable: str, reason: str, error: BaseException) -> None:
-    """Put `message` aside in DEAD with the reason, then end its delivery: in this order nothing is lost."""
-    meta = message.metadata
+@dataclass(frozen=True)
+class Unreadable:
+    """A message that is put aside, and who could not use it."""
+
+    stream: str
+    reader: str
+    """The durable, or the agent."""
+    sequence: int
+    subject: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    attempts: int = 1
+
+
+async def put_aside(bus: Bus, letter: Unreadable, reason: str, error: BaseException) -> None:
+    """Store `letter` in DEAD with the reason: its original bytes, and one copy however often this is tried."""
     told = f"{type(error).__name__}: {error}".encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
-    headers = {key: str(value) for key, value in (message.headers or {}).items() if not key.startswith("Nats-")}
+    # No control header of the original may act again.
+    headers = {key: str(value) for key, value in letter.headers.items() if not key.startswith("Nats-")}
     headers |= {
-        # One dead letter for one message and reader, however often this is tried.
-        "Nats-Msg-Id": f"dead:{meta.stream}:{durable}:{meta.sequence.stream}",
+        "Nats-Msg-Id": f"dead:{letter.stream}:{letter.reader}:{letter.sequence}",
         "Tars-Dead-Reason": reason,
         "Tars-Dead-Error": told[:1000],
-        "Tars-Dead-Subject": message.subject,
-        "Tars-Dead-Id": str((message.headers or {}).get("Nats-Msg-Id", "")),
-        "Tars-Dead-Sequence": str(meta.sequence.stream),
-        "Tars-Dead-Attempts": str(meta.num_delivered),
+        "Tars-Dead-Subject": letter.subject,
+        "Tars-Dead-Id": str(letter.headers.get("Nats-Msg-Id", "")),
+        "Tars-Dead-Sequence": str(letter.sequence),
+        "Tars-Dead-Attempts": str(letter.attempts),
     }
-    await bus.jetstream.publish(
-        f"tars.dead.{meta.stream}.{durable}", message.data, stream="DEAD", timeout=5, headers=headers
-    )
-    log.error("dead letter", extra={"subject": message.subject, "reason": reason, "error": told[:300]})
+    subject = f"tars.dead.{letter.stream}.{letter.reader}"
+    await bus.jetstream.publish(subject, letter.body, stream="DEAD", timeout=5, headers=headers)
+    log.error("dead letter", extra={"subject": letter.subject, "reason": reason, "error": told[:300]})
+
+
+async def dead_letter(bus: Bus, message: Msg, durable: str, reason: str, error: BaseException) -> None:
+    """Put `message` aside, then end its delivery: in this order nothing is lost."""
+    meta = message.metadata
+    sequence, attempts = meta.sequence.stream, meta.num_delivered
+    letter = Unreadable(meta.stream, durable, sequence, message.subject, message.data, message.headers or {}, attempts)
+    await put_aside(bus, letter, reason, error)
     await bus.client.publish(message.reply, f"+TERM {reason}".encode())  # nats-py's term() takes no reason
     message._ackd = True  # noqa: SLF001 - what term() does
 

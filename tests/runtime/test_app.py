@@ -1,0 +1,90 @@
+"""A worker process seen from outside: healthy at once, ready when it can work, back after an outage."""
+
+import asyncio
+
+import pytest
+
+from tars.runtime.app import Worker, listen
+from tars.runtime.bus import Bus, Unreachable, connect_bus
+from tars.runtime.provision import NotProvisioned
+from tars.runtime.servers import Server, start_nats
+from tars.runtime.settings import Settings
+from tars.runtime.stack import answers
+
+pytestmark = pytest.mark.anyio
+
+
+class Running:
+    """A worker that serves in this process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(worker.serve(0, started=self._port.set_result))
+
+    async def is_up(self, path: str) -> bool:
+        return await answers(f"http://127.0.0.1:{await self._port}/{path}")
+
+    async def until(self, path: str, wanted: bool) -> None:  # noqa: FBT001 - reads as a sentence
+        async with asyncio.timeout(20):
+            while await self.is_up(path) is not wanted:
+                await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def test_a_worker_is_healthy_and_becomes_ready(bus: Bus, settings: Settings) -> None:
+    running = Running(Worker("sync", settings, durables=("update-command",)))
+    await running.until("health", wanted=True)
+    await running.until("ready", wanted=True)
+    assert await running.is_up("metrics")
+    await running.stop()
+
+
+async def test_without_nats_a_worker_waits_healthy_but_not_ready(settings: Settings) -> None:
+    lonely = settings.model_copy(update={"nats_url": "nats://127.0.0.1:9"})
+    running = Running(Worker("sync", lonely))
+    await running.until("health", wanted=True)
+    assert not await running.is_up("ready")
+    await running.stop()
+
+
+async def test_a_worker_outlives_a_killed_nats_server(bus: Bus, settings: Settings, nats_server: Server) -> None:
+    running = Running(Worker("sync", settings, durables=("update-command",)))
+    await running.until("ready", wanted=True)
+    nats_server.kill()
+    await running.until("ready", wanted=False)
+    assert await running.is_up("health")
+    again = start_nats(nats_server.folder, port=int(nats_server.url.rpartition(":")[2]))
+    await running.until("ready", wanted=True)
+    await running.stop()
+    again.stop()
+
+
+async def test_a_worker_without_its_durables_ends_with_what_to_run(nats_server: Server, settings: Settings) -> None:
+    with pytest.raises(NotProvisioned, match="tars provision"):
+        await Worker("sync", settings, durables=("update-command",)).serve(0)
+
+
+async def test_a_task_that_breaks_ends_the_worker(bus: Bus, settings: Settings) -> None:
+    async def breaks(_: Worker) -> None:
+        raise ZeroDivisionError("broken")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await Worker("sync", settings, tasks=(breaks,)).serve(0)
+    assert caught.group_contains(ZeroDivisionError)
+
+
+async def test_a_script_does_not_wait_for_ever() -> None:
+    with pytest.raises(Unreachable, match="no NATS server answers at nats://127.0.0.1:9"):
+        await connect_bus("nats://127.0.0.1:9", "test", patience=0.5)
+
+
+async def test_a_taken_port_gives_way_to_a_free_one() -> None:
+    first = listen(0)
+    port = first.getsockname()[1]
+    second = listen(port)
+    assert second.getsockname()[1] != port
+    first.close()
+    second.close()
