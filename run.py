@@ -41,6 +41,9 @@ REASONS = {
     r"connection broken|NewConnectionError|NameResolution|Connect(ion)?Timeout|ConnectionError|error sending request": (
         "no network: the package index cannot be reached"
     ),
+    r"No matching distribution|conflicting dependencies": (
+        "pip finds no package of a version in constraints.txt (no network, or none for this Python or machine)"
+    ),
 }
 
 
@@ -79,11 +82,13 @@ def command(name: str, words: list[str]) -> list[str]:
 
 def check_links() -> None:
     """Exit when the links in tars/ were unpacked as text files."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        __import__("tars")
-    except ImportError as error:
-        sys.exit("run.py: " + " ".join(str(error).split()))
+    folders = sorted(init.parent.name for init in ROOT.glob("*/__init__.py"))
+    broken = [f"tars/{name}" for name in folders if name != "tars" and not (ROOT / "tars" / name).is_dir()]
+    if broken:
+        names = ", ".join(broken)
+        sys.exit(
+            f"run.py: no links here: {names}; clone with git, or unpack by a program that keeps links (tar, unzip)"
+        )
 
 
 def fingerprint() -> list[str]:
