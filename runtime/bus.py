@@ -27,6 +27,8 @@ WRONG_LAST_SEQUENCE: Final = 10071
 DUPLICATE_IN_BATCH: Final = 10201
 PUBLISH_TIMEOUT: Final = 5.0
 """Seconds until a publish without an answer has an unknown outcome."""
+FIRST_CONNECTION: Final = 5.0
+"""Seconds between two log lines of a worker that waits for NATS."""
 REPLY_PREFIX: Final = "tars.reply."
 
 
@@ -160,18 +162,20 @@ async def connect_bus(
 
     patience: seconds to wait for the first connection, then raise Unreachable; None: for ever (a worker).
     """
-    waited = 0.0
+    until = None if patience is None else asyncio.get_running_loop().time() + patience
     while True:
         try:
-            return Bus(await _connect(url, source, on_reconnect), source)
+            async with asyncio.timeout(
+                patience or FIRST_CONNECTION
+            ):  # with endless reconnects it never gives up itself
+                return Bus(await _connect(url, source, on_reconnect), source)
         except (NatsError, OSError, TimeoutError) as error:
-            if patience is not None and waited >= patience:
+            if until is not None and asyncio.get_running_loop().time() >= until:
                 raise Unreachable(
                     f"no NATS server answers at {url}: start one with `tars up`, or set NATS_URL"
                 ) from error
             log.warning("waiting for NATS", extra={"url": url, "error": type(error).__name__})
-            await asyncio.sleep(0.5 if patience is not None else min(5.0, 0.5 + waited))
-            waited += 0.5
+            await asyncio.sleep(0.2)
 
 
 async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[None]] | None) -> Client:

@@ -1,6 +1,7 @@
 """A worker process seen from outside: healthy at once, ready when it can work, back after an outage."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ class Running:
     async def is_up(self, path: str) -> bool:
         return await answers(f"http://127.0.0.1:{await self._port}/{path}")
 
-    async def until(self, path: str, wanted: bool) -> None:  # noqa: FBT001 - reads as a sentence
+    async def until(self, path: str, wanted: bool) -> None:
         async with asyncio.timeout(20):
             while await self.is_up(path) is not wanted:
                 await asyncio.sleep(0.05)
@@ -50,13 +51,15 @@ async def test_without_nats_a_worker_waits_healthy_but_not_ready(settings: Setti
     await running.stop()
 
 
-async def test_a_worker_outlives_a_killed_nats_server(bus: Bus, settings: Settings, nats_server: Server) -> None:
+async def test_a_worker_outlives_a_killed_nats_server(
+    bus: Bus, settings: Settings, nats_server: Server, tmp_path: Path
+) -> None:
     running = Running(Worker("sync", settings, durables=("update-command",)))
     await running.until("ready", wanted=True)
     nats_server.kill()
     await running.until("ready", wanted=False)
     assert await running.is_up("health")
-    again = start_nats(nats_server.folder, port=int(nats_server.url.rpartition(":")[2]))
+    again = start_nats(tmp_path / "nats", port=int(nats_server.url.rpartition(":")[2]))
     await running.until("ready", wanted=True)
     await running.stop()
     again.stop()
