@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 
 from tars.runtime.bus import Bus, envelope_of
 from tars.runtime.delivery import dead_letter, keep_in_progress
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import Entry, History, Journal
 from tars.runtime.telemetry import span
 from tars.schemas.errors import Conflict, Poison, TarsError
 from tars.schemas.message import Envelope, Event
@@ -81,7 +81,7 @@ class Lease(Generic[E]):
         """Read what is new about this id; raises LostLease when another holder has resumed it."""
         new: History[E] = await self._journal.read(self.noun, self.key, after=self.history.version)
         self.history = self.history.extended(new)
-        if self._resumed and any(self._is_rival(entry.event) for entry in new.entries):
+        if self._resumed and any(self._is_rival(entry) for entry in new.entries):
             raise LostLease(f"{self.noun} {self.key} has another holder")
         return self.history
 
@@ -104,10 +104,9 @@ class Lease(Generic[E]):
             await self.follow()
             return events
 
-    def _is_rival(self, event: Event) -> bool:
-        return event.kind.split(".")[1] == "resumed" and (
-            getattr(event, "holder", "") != self.holder or getattr(event, "delivery", 0) != self.delivery
-        )
+    def _is_rival(self, entry: Entry[E]) -> bool:
+        """Somebody else's resumption: of another holder, another delivery, or another leasing event."""
+        return entry.event.kind.split(".")[1] == "resumed" and entry.id.rpartition(":")[0] != self.cause
 
 
 async def hold(bus: Bus, durable: str, holder: str, process: Process, *, ack_wait: float) -> None:

@@ -1,0 +1,89 @@
+"""Where messages enter and leave the sync worker."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from faststream import AckPolicy, Context, Depends
+from faststream.nats import JStream, NatsRouter, PullSub
+
+from tars.runtime.delivery import decoded
+from tars.runtime.journal import History, Journal
+from tars.runtime.settings import Settings
+from tars.schemas.hyperparameters import same
+from tars.schemas.message import By, Envelope
+from tars.schemas.study import StudyEvent, StudyFinished, StudyStarted
+from tars.schemas.update import ProposeUpdate, UpdateCommand, UpdateEvent
+from tars.sync_worker.facts import facts_of, gather, running_agents
+from tars.sync_worker.lifecycle import Facts, decide, replay
+
+router = NatsRouter()
+ONE_AT_A_TIME = PullSub(batch_size=1, timeout=1)
+
+
+@router.subscriber(
+    "tars.command.update.>",
+    stream=JStream("COMMANDS", declare=False),
+    durable="update-command",
+    pull_sub=ONE_AT_A_TIME,
+    ack_policy=AckPolicy.MANUAL,
+    decoder=decoded,
+    no_reply=True,
+)
+async def on_update_command(
+    command: UpdateCommand, facts: Annotated[Facts, Depends(gather)], journal: Annotated[Journal, Context()]
+) -> Sequence[UpdateEvent]:
+    """A command about an update -> its events."""
+    history: History[UpdateEvent] = await journal.read("update", command.update_id)
+    return await journal.append(decide(replay(history.events), command, facts), history, cause=facts.id, by=facts.by)
+
+
+@router.subscriber(
+    "tars.event.study.finished.>",
+    stream=JStream("EVENTS", declare=False),
+    durable="propose-champion",
+    pull_sub=ONE_AT_A_TIME,
+    ack_policy=AckPolicy.MANUAL,
+    decoder=decoded,
+    no_reply=True,
+)
+async def on_study_finished(
+    finished: StudyFinished,
+    envelope: Annotated[Envelope, Context()],
+    journal: Annotated[Journal, Context()],
+    settings: Annotated[Settings, Context()],
+) -> Sequence[UpdateEvent]:
+    """A study's champion that is BETTER -> an update for the study's target, proposed by who started the study."""
+    study: History[StudyEvent] = await journal.read("study", finished.study_id)
+    champion = champion_update(study.events, finished) if settings.hyperparam_sync_enabled else None
+    if champion is None:
+        return ()
+    by, command = champion
+    history: History[UpdateEvent] = await journal.read("update", command.update_id)
+    agents = await running_agents(journal, command.agents)
+    facts = facts_of(envelope.model_copy(update={"by": by}), settings, agents)
+    return await journal.append(decide(replay(history.events), command, facts), history, cause=facts.id, by=by)
+
+
+def champion_update(study: Sequence[StudyEvent], finished: StudyFinished) -> tuple[By, ProposeUpdate] | None:
+    """Make an update of a champion, proposed by who started its study; None: it is not proven, or has no target."""
+    started = next((event for event in study if isinstance(event, StudyStarted)), None)
+    evidence = finished.evidence
+    if started is None or not started.base or finished.champion is None or evidence is None:
+        return None
+    changed = {key: value for key, value in finished.champion.items() if not same(value, started.incumbent.get(key))}
+    if not evidence.promotable or not changed:
+        return None
+    return started.by, ProposeUpdate(
+        update_id=update_id_of(finished.study_id),
+        agents=tuple(started.base),
+        values=changed,
+        base=started.base,
+        evidence=evidence,
+        study_id=finished.study_id,
+        reason=f"champion of study {finished.study_id}",
+    )
+
+
+def update_id_of(study_id: str) -> str:
+    """Return the id of the update that a study's champion becomes: `u-<study>`, cut to an id's length."""
+    return f"u-{study_id}"[:64]

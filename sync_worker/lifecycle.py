@@ -1,0 +1,277 @@
+"""The life of an update, as two pure functions.
+
+proposed -> refused | pending -> approved -> released -> reloading -> reloaded -> confirmed
+pending -> rejected, superseded; from released on: -> rolling back -> rolled back
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import reduce
+from typing import Final, assert_never
+
+from tars.schemas.bounds import Strictness
+from tars.schemas.errors import Refused
+from tars.schemas.hyperparameters import Value
+from tars.schemas.message import By
+from tars.schemas.running import RunningAgent
+from tars.schemas.update import (
+    ApplyUpdate,
+    ApprovalMode,
+    ApproveUpdate,
+    ProposeUpdate,
+    ReadBack,
+    RejectUpdate,
+    RollBackUpdate,
+    UpdateApproved,
+    UpdateCommand,
+    UpdateCommandRefused,
+    UpdateConfirmed,
+    UpdateEvent,
+    UpdateFailed,
+    UpdateProposed,
+    UpdateRefused,
+    UpdateRejected,
+    UpdateReleased,
+    UpdateReloaded,
+    UpdateResumed,
+    UpdateRollBackRequested,
+    UpdateRolledBack,
+    UpdateStarted,
+    UpdateSuperseded,
+    content_of,
+)
+from tars.sync_worker.validation import Proposal, moved, objections
+
+EXPIRY: Final = timedelta(days=7)
+"""How long a proposal may wait for its approval, unless it says otherwise."""
+
+
+class Stage(StrEnum):
+    """How far an update has come."""
+
+    UNKNOWN = "unknown"
+    REFUSED = "refused"
+    PENDING = "pending"
+    REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+    APPROVED = "approved"
+    RELEASED = "released"
+    RELOADING = "reloading"
+    RELOADED = "reloaded"
+    CONFIRMED = "confirmed"
+    ROLLING_BACK = "rolling back"
+    ROLLED_BACK = "rolled back"
+    FAILED = "failed"
+
+
+RELEASED_STAGES: Final = frozenset({Stage.RELEASED, Stage.RELOADING, Stage.RELOADED, Stage.CONFIRMED})
+"""The agents run, or are about to run, the new values: it can only be rolled back."""
+OVER: Final = frozenset({Stage.REFUSED, Stage.REJECTED, Stage.SUPERSEDED, Stage.ROLLED_BACK, Stage.FAILED})
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the events so far add up to."""
+
+    stage: Stage = Stage.UNKNOWN
+    proposal: UpdateProposed | None = None
+    held: bool = False
+    approved_by: By | None = None
+    rollback: UpdateRollBackRequested | None = None
+    """Somebody wants it back."""
+    read_backs: tuple[ReadBack, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a decision needs beside the journal, gathered by the shell."""
+
+    id: str
+    """The command's id: the cause of the events."""
+    time: datetime
+    """When the server stored the command."""
+    by: By
+    late: bool = False
+    """Its deadline has passed."""
+    too_many: bool = False
+    """Its sender is over the rate limit."""
+    mode: ApprovalMode = "manual"
+    threshold: float = 0.03
+    strictness: Strictness = "medium"
+    four_eyes: bool = False
+    agents: Mapping[str, RunningAgent] = field(default_factory=dict)
+    """The agents concerned, as their own events tell; one that never started is not in it."""
+
+
+def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:
+    """Say what happens because of `command`.
+
+    Raises Refused for a command about an update that nobody proposed.
+    """
+    if isinstance(command, ProposeUpdate):
+        return _propose(state, command, facts)
+    if state.proposal is None:
+        raise Refused(
+            f"there is no update {command.update_id}" + (", its proposal was refused" * (state.stage is Stage.REFUSED))
+        )
+    if reasons := _untimely(facts):
+        return [_refusal(command, facts, *reasons)]
+    match command:
+        case ApproveUpdate():
+            return _approve(state, state.proposal, command, facts)
+        case RejectUpdate():
+            return _reject(state, command, facts)
+        case ApplyUpdate():
+            return _apply(state, state.proposal, command, facts)
+        case RollBackUpdate():
+            return _roll_back(state, command, facts)
+        case _:
+            assert_never(command)
+
+
+def _untimely(facts: Facts) -> tuple[str, ...]:
+    late = ("it came after its deadline",) if facts.late else ()
+    return late + (
+        ("its sender sends more commands a minute than RATE_LIMIT_PER_MINUTE allows",) if facts.too_many else ()
+    )
+
+
+def _refusal(command: UpdateCommand, facts: Facts, *reasons: str) -> UpdateCommandRefused:
+    return UpdateCommandRefused(update_id=command.update_id, by=facts.by, command=command.kind, reasons=reasons)
+
+
+def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[UpdateEvent]:
+    base = command.base if command.base is not None else {a: r.heard for a, r in facts.agents.items()}
+    content = content_of(command.values, base, command.evidence)
+    if state.proposal is not None:
+        same = state.proposal.content == content
+        return [] if same else [_refusal(command, facts, "another update has this id")]
+    if state.stage is not Stage.UNKNOWN:
+        return [_refusal(command, facts, f"update is {state.stage}: propose again under a new id")]
+    expires_at = command.expires_at or facts.time + EXPIRY
+    proposal = Proposal(
+        command.agents, command.values, base, command.evidence, expires_at, facts.time, facts.agents, facts.strictness
+    )
+    reasons = _untimely(facts) or tuple(objections(proposal))
+    if reasons:
+        refused = UpdateRefused(
+            update_id=command.update_id, by=facts.by, reasons=reasons, agents=command.agents, values=command.values
+        )
+        return [refused]
+    proposed = UpdateProposed(
+        update_id=command.update_id,
+        by=facts.by,
+        values=command.values,
+        base=base,
+        before={agent: dict(facts.agents[agent].values) for agent in command.agents},
+        evidence=command.evidence,
+        study_id=command.study_id,
+        reason=command.reason,
+        expires_at=expires_at,
+        strictness=facts.strictness,
+        content=content,
+    )
+    return [proposed, *_approve_by_mode(proposed, facts)]
+
+
+def _approve_by_mode(proposed: UpdateProposed, facts: Facts) -> list[UpdateEvent]:
+    evidence = proposed.evidence
+    convincing = evidence is not None and evidence.promotable and evidence.gain >= facts.threshold
+    if facts.mode == "manual" or (facts.mode == "autonomous_threshold" and not convincing):
+        return []
+    why = (
+        f"{facts.mode}: held-out gain {evidence.gain:+.3f}" if convincing and evidence else f"{facts.mode}: it is valid"
+    )
+    by = By(principal=f"mode {facts.mode}")
+    approved = UpdateApproved(update_id=proposed.update_id, by=by, mode=facts.mode, reason=why, hold=False)
+    return [approved, UpdateReleased(update_id=proposed.update_id, by=by)]
+
+
+def _approve(state: Update, proposal: UpdateProposed, command: ApproveUpdate, facts: Facts) -> list[UpdateEvent]:
+    if state.stage in {Stage.APPROVED, *RELEASED_STAGES} and state.approved_by == facts.by:
+        return []  # said twice; saying yes again changes nothing
+    if state.stage is not Stage.PENDING:
+        return [_refusal(command, facts, f"update is {state.stage}")]
+    if facts.time > proposal.expires_at:
+        return [_refusal(command, facts, f"it expired at {proposal.expires_at:%Y-%m-%d %H:%M} UTC: propose it again")]
+    if facts.four_eyes and facts.by.principal == proposal.by.principal:
+        return [_refusal(command, facts, "four eyes: who proposed it may not approve it")]
+    if reasons := moved(proposal.base, facts.agents):
+        return [UpdateSuperseded(update_id=command.update_id, by=facts.by, reasons=tuple(reasons))]
+    approved = UpdateApproved(
+        update_id=command.update_id, by=facts.by, mode="manual", reason=command.reason, hold=command.hold
+    )
+    return [approved] if command.hold else [approved, UpdateReleased(update_id=command.update_id, by=facts.by)]
+
+
+def _reject(state: Update, command: RejectUpdate, facts: Facts) -> list[UpdateEvent]:
+    if state.stage in {Stage.PENDING, Stage.APPROVED}:
+        return [UpdateRejected(update_id=command.update_id, by=facts.by, reason=command.reason)]
+    if state.stage in RELEASED_STAGES:
+        return [_refusal(command, facts, f"update is {state.stage}: roll it back instead")]
+    return [_refusal(command, facts, f"update is {state.stage}")]
+
+
+def _apply(state: Update, proposal: UpdateProposed, command: ApplyUpdate, facts: Facts) -> list[UpdateEvent]:
+    if state.stage in RELEASED_STAGES and state.held:
+        return []
+    if state.stage is not Stage.APPROVED:
+        why = "approve it first" if state.stage is Stage.PENDING else "only an update approved on hold is applied"
+        return [_refusal(command, facts, f"update is {state.stage}: {why}")]
+    if reasons := moved(proposal.base, facts.agents):
+        return [UpdateSuperseded(update_id=command.update_id, by=facts.by, reasons=tuple(reasons))]
+    return [UpdateReleased(update_id=command.update_id, by=facts.by)]
+
+
+def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[UpdateEvent]:
+    if state.stage is Stage.ROLLING_BACK:
+        return []
+    if state.stage in RELEASED_STAGES:
+        return [UpdateRollBackRequested(update_id=command.update_id, by=facts.by, reason=command.reason)]
+    hint = ": reject it instead" if state.stage in {Stage.PENDING, Stage.APPROVED} else ""
+    return [_refusal(command, facts, f"update is {state.stage}{hint}")]
+
+
+def evolve(state: Update, event: UpdateEvent) -> Update:  # noqa: C901, PLR0911, PLR0912 - one answer for each event
+    """The state after `event`. Never fails: what happened, happened."""
+    match event:
+        case UpdateProposed():
+            return replace(state, stage=Stage.PENDING, proposal=event)
+        case UpdateRefused():
+            return replace(state, stage=Stage.REFUSED)
+        case UpdateApproved():
+            return replace(state, stage=Stage.APPROVED, held=event.hold, approved_by=event.by)
+        case UpdateRejected():
+            return replace(state, stage=Stage.REJECTED)
+        case UpdateSuperseded():
+            return replace(state, stage=Stage.SUPERSEDED)
+        case UpdateReleased():
+            return replace(state, stage=Stage.RELEASED)
+        case UpdateRollBackRequested():
+            return replace(state, stage=Stage.ROLLING_BACK, rollback=event)
+        case UpdateStarted():
+            return replace(state, stage=Stage.RELOADING)
+        case UpdateReloaded():
+            return replace(state, stage=Stage.RELOADED, read_backs=event.read_backs)
+        case UpdateConfirmed():
+            return replace(state, stage=Stage.CONFIRMED)
+        case UpdateRolledBack():
+            return replace(state, stage=Stage.ROLLED_BACK, read_backs=event.read_backs)
+        case UpdateFailed():
+            return replace(state, stage=Stage.FAILED)
+        case UpdateCommandRefused() | UpdateResumed():
+            return state
+        case _:
+            assert_never(event)
+
+
+def replay(events: Iterable[UpdateEvent]) -> Update:
+    """Fold a history into a state."""
+    return reduce(evolve, events, Update())
+
+
+def configuration(proposal: UpdateProposed, agent_id: str) -> dict[str, Value]:
+    """The whole set that an agent is to run: what it ran, with the changes laid over."""
+    return {**proposal.before[agent_id], **proposal.values}
