@@ -75,6 +75,12 @@ class Bus:
             return 0
         return await self._store(message.subject, body, headers)
 
+    async def report(self, message: Message) -> None:
+        """Send a measurement without waiting for its storage; raises NatsError when it cannot be sent."""
+        await self.client.publish(
+            message.subject, message.model_dump_json().encode(), headers=self._headers(message, fresh_id("r"), None)
+        )
+
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
         try:
             ack = await self.jetstream.publish(

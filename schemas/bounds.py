@@ -84,16 +84,20 @@ def objections(algorithm: Algorithm, change: Values, current: Values, strictness
         if name not in algorithm.names
     ]
     known = {name: value for name, value in change.items() if name in algorithm.names}
-    typed = [text for name, value in known.items() if (text := ill_typed(algorithm[name], value))]
-    if unknown or typed:
-        return unknown + typed  # the rules below compare numbers
+    typed = {name: text for name, value in known.items() if (text := ill_typed(algorithm[name], value))}
+    numbers = {name: value for name, value in known.items() if name not in typed}  # the rules below compare numbers
     bounded = [
         text
-        for name, value in known.items()
+        for name, value in numbers.items()
         if (text := out_of_bounds(algorithm[name], value, current.get(name), strictness))
     ]
-    result = {**current, **known}
-    return bounded + [text for rule in INVARIANTS[algorithm.name] if (text := rule(result))]
+    result = {**current, **numbers}
+    return (
+        unknown
+        + list(typed.values())
+        + bounded
+        + [text for rule in INVARIANTS[algorithm.name] if (text := rule(result))]
+    )
 
 
 def explores_less_with_time(values: Values) -> str | None:

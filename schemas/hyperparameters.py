@@ -153,8 +153,8 @@ DQN = Algorithm(
             high_risk="it can lift exploration far back up", floor=0.01,
         ),
         Hyperparameter(
-            "batch_size", int, 32, (1, 1024), (16, 512), Choice((16, 32, 64, 128)), _everywhere("live"),
-            "Transitions in a gradient step.", structural=True,
+            "batch_size", int, 32, (1, 1024), (16, 512), Choice((16, 32, 64, 128)),
+            _everywhere("live", ours="boundary"), "Transitions in a gradient step.", structural=True,
         ),
         Hyperparameter(
             "buffer_size", int, 1_000_000, (1, 10_000_000), (500, 1_000_000), Choice((500, 1000, 2000, 5000)), _REBUILD,

@@ -1,0 +1,134 @@
+"""The wiring of a process that hosts live agents."""
+
+import asyncio
+import logging
+from typing import Final
+
+from tars.agents.host import LiveAgent
+from tars.agents.world import EPISODES_PER_SECOND, LEARNER, Episode, World
+from tars.producers.agent_reports import Reporter
+from tars.runtime.app import Worker
+from tars.runtime.settings import Settings
+from tars.schemas.agent import AgentBeat, AgentReported
+from tars.schemas.game import GameReported
+from tars.schemas.hyperparameters import DQN
+from tars.schemas.running import RunningAgent
+
+log = logging.getLogger(__name__)
+
+WORLDS: Final = 2
+BEAT_SECONDS: Final = 5.0
+
+
+class Host:
+    """The worlds of this process, and their agents on the bus."""
+
+    def __init__(self, worlds: int = WORLDS, pace: float | None = EPISODES_PER_SECOND) -> None:
+        self._count, self._pace = worlds, pace
+        self.worlds: list[World] = []
+        self.agents: dict[str, LiveAgent] = {}
+        self._episodes: dict[str, int] = {}
+        self._reporter: Reporter | None = None
+
+    async def run(self, worker: Worker) -> None:
+        """Host until cancelled; then every agent says that it stopped."""
+        self._reporter = Reporter(worker.bus)
+        cause, detail = "error", ""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._reporter.run())
+                for number in range(self._count):
+                    await self._open(worker, str(number))
+                for agent in self.agents.values():
+                    group.create_task(agent.run())
+                group.create_task(self._beat())
+        except asyncio.CancelledError:
+            cause = "signal"
+            raise
+        except BaseException as error:
+            detail = f"{type(error).__name__}: {error}"[:1000]
+            raise
+        finally:
+            await self._close("signal" if cause == "signal" else "error", detail)
+
+    async def _open(self, worker: Worker, world_id: str) -> None:
+        """Start a world where its learning agent stopped: with the values it ran last, else those in the code."""
+        seed = int(world_id)
+        draft = World(world_id, DQN.demo_start(), seed=seed, tell=self._tell, pace=self._pace)
+        agents = [LiveAgent(worker.bus, learner) for learner in draft.agents]
+        before = {agent.agent_id: await agent.last_run() for agent in agents}
+        learnt: RunningAgent = before[f"{LEARNER}-{world_id}"]
+        if learnt.applied:
+            draft = World(world_id, learnt.values, seed=seed, version=learnt.applied, tell=self._tell, pace=self._pace)
+            for agent, learner in zip(agents, draft.agents, strict=True):
+                agent.learner = learner
+        draft.start()
+        self.worlds.append(draft)
+        for agent in agents:
+            await agent.start(before[agent.agent_id])
+            self.agents[agent.agent_id] = agent
+
+    def _tell(self, world_id: str, episode: Episode) -> None:
+        """Report an episode; called from the world's thread."""
+        if self._reporter is None:
+            return
+        for agent_id, score in episode.scores.items():
+            agent = self.agents.get(agent_id)
+            if agent is None:
+                continue
+            learns = agent.learner.algorithm is not None
+            self._episodes[agent_id] = episode.number
+            self._reporter.report(
+                AgentReported(
+                    agent_id=agent_id,
+                    run_id=agent.run_id,
+                    episode=episode.number,
+                    step=episode.step if learns else 0,
+                    score=score,
+                    version=episode.version if learns else 0,
+                )
+            )
+        if episode.nash_conv is not None:
+            self._reporter.report(
+                GameReported(
+                    game_id=world_id,
+                    episode=episode.number,
+                    conflicts=episode.conflicts,
+                    latency=episode.latency,
+                    nash_conv=episode.nash_conv,
+                    gains=episode.gains,
+                )
+            )
+
+    async def _beat(self) -> None:
+        """Say every BEAT_SECONDS that each agent lives; a world whose thread broke ends this process with its error."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            for world in self.worlds:
+                if world.error is not None:
+                    raise world.error
+            if self._reporter is not None:
+                for agent_id, agent in self.agents.items():
+                    episode = self._episodes.get(agent_id, 0)
+                    self._reporter.report(AgentBeat(agent_id=agent_id, run_id=agent.run_id, episode=episode))
+
+    async def _close(self, cause: str, detail: str) -> None:
+        for world in self.worlds:
+            await asyncio.to_thread(world.stop)
+        try:
+            async with asyncio.timeout(3):
+                for agent in self.agents.values():
+                    await agent.stop("signal" if cause == "signal" else "error", detail)
+        except TimeoutError:
+            log.warning("NATS is away: not all agents could say that they stopped")
+
+    async def catch_up(self) -> None:
+        """Read what was missed while NATS was away."""
+        for agent in self.agents.values():
+            await agent.catch_up()
+
+
+def worker(settings: Settings, host: Host | None = None) -> Worker:
+    """Hosts two worlds: eight live agents, two of which learn."""
+    hosting = host or Host()
+    return Worker("agents", settings, tasks=(hosting.run,), on_reconnect=hosting.catch_up)
