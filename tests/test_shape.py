@@ -1,11 +1,20 @@
 """What is easily forgotten when something new comes in; each message says what to do."""
 
 import ast
+import inspect
+import re
+from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from tars.schemas import bounds
 from tars.schemas.streams import KINDS
+from tars.sync_worker import validation
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(init.parent for init in ROOT.glob("*/__init__.py"))
@@ -37,3 +46,45 @@ def test_each_kind_has_a_wire_sample(kind: str) -> None:
     """The sample proves that what was sent once can be read for ever."""
     sample = ROOT / "tests" / "wire" / f"{kind}.json"
     assert sample.is_file(), f"write {relative(sample)}, from the message in tests/examples.py"
+
+
+def public_functions(module: ModuleType, parameter: str) -> dict[str, object]:
+    """Those that `module` defines for others and that take `parameter` alone."""
+    found = inspect.getmembers(module, inspect.isfunction)
+    return {
+        name: function
+        for name, function in found
+        if function.__module__ == module.__name__
+        and not name.startswith("_")
+        and list(inspect.signature(function).parameters) == [parameter]
+    }
+
+
+def test_each_validation_rule_is_asked() -> None:
+    rules = public_functions(validation, "proposal")
+    del rules["objections"]  # it asks them
+    assert rules == {rule.__name__: rule for rule in validation.RULES}
+
+
+def test_each_invariant_belongs_to_an_algorithm() -> None:
+    asked = [rule for rules in bounds.INVARIANTS.values() for rule in rules]
+    assert [name for name, rule in public_functions(bounds, "values").items() if rule not in asked] == []
+
+
+def needed_by(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> Iterator[str]:
+    """The names of all packages that `name` brings on this machine."""
+    if (name, extras) in seen:
+        return
+    seen.add((name, extras))
+    for text in requires(name) or []:
+        need = Requirement(text)
+        if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+            yield canonicalize_name(need.name)
+            yield from needed_by(need.name, frozenset(need.extras), seen)
+
+
+def test_each_dependency_has_its_tested_version() -> None:
+    """Without its line in constraints.txt, tomorrow's release of it is installed by everybody but us."""
+    pins = re.findall(r"^([\w.-]+)==[\w.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    needed = set(needed_by("tars-rl", frozenset({"all", "dev"}), set()))
+    assert sorted(needed - {canonicalize_name(name) for name in pins} - {"tars-rl"}) == []
