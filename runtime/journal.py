@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -66,21 +66,23 @@ class Journal:
     async def read(self, noun: str, key: str, *, after: int = 0) -> History[E]:
         """Read the history of one id, or only what came after a sequence; raises Transient when NATS is away."""
         subject = history_subject(noun, key)
+        return History(noun, key, await self.messages(stream_of(subject), subject, after=after))
+
+    async def messages(self, stream: str, subject: str, *, after: int = 0) -> tuple[Entry[Any], ...]:
+        """Read whatever lies on a subject filter, oldest first; raises Transient when NATS is away."""
         try:
-            messages = await self._read(subject, after + 1)
+            messages = await self._read(stream, subject, after + 1)
         except (NatsError, TimeoutError) as error:
             raise Transient(f"{subject}: cannot be read ({type(error).__name__})") from error
-        return History(noun, key, tuple(_entry(message) for message in messages))
+        return tuple(_entry(message) for message in messages)
 
-    async def _read(self, subject: str, start: int) -> list[Msg]:
+    async def _read(self, stream: str, subject: str, start: int) -> list[Msg]:
         client, inbox, found = self._bus.client, self._bus.client.new_inbox(), list[Msg]()
         replies = await client.subscribe(inbox)
         try:
             while True:
                 request = {"seq": start, "next_by_subj": subject, "batch": _PAGE}
-                await client.publish(
-                    f"$JS.API.DIRECT.GET.{stream_of(subject)}", json.dumps(request).encode(), reply=inbox
-                )
+                await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
                 while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
                     found.append(message)
                 if status not in {"204", "404"}:

@@ -1,0 +1,114 @@
+"""The process of one study: ask, fold, weigh, finish. It holds nothing that its messages do not."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from tars import __version__
+from tars.automl_worker.plan import Ask, Board, Wait, next_step
+from tars.automl_worker.sampler import Asked, batch_size, suggest
+from tars.automl_worker.study import replay
+from tars.runtime.bus import Bus
+from tars.runtime.journal import Journal
+from tars.runtime.leases import Lease, is_exhausted
+from tars.schemas.errors import Conflict
+from tars.schemas.hyperparameters import ALGORITHMS, Value
+from tars.schemas.study import StudyEvent, StudyFailed, StudyFinished, StudyResumed, StudyStarted
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed
+
+POLL_SECONDS: Final = 1.0
+"""The bell can ring before an outcome is readable, or not at all: look again this often."""
+
+
+class Trials:
+    """The trials of one study in the stream TRIALS."""
+
+    def __init__(self, bus: Bus, study_id: str) -> None:
+        self._bus, self._journal, self._study_id = bus, Journal(bus), study_id
+        self._read_up_to = 0
+        self.board = Board()
+
+    async def read(self) -> Board:
+        """Fold what is new."""
+        subject = f"tars.*.trial.*.*.{self._study_id}.*"
+        for entry in await self._journal.messages("TRIALS", subject, after=self._read_up_to):
+            self._read_up_to = entry.sequence
+            match entry.event:
+                case RunTrial() as asked:
+                    self.board.asked[asked.number] = asked
+                case TrialCompleted() | TrialFailed() as outcome:
+                    self.board.outcomes[outcome.number] = outcome
+        return self.board
+
+    async def ask(self, trial: RunTrial) -> None:
+        """Write a trial, if nobody has; what is stored counts, not what was computed here."""
+        guard = f"tars.command.trial.*.*.{trial.key}"
+        try:
+            await self._bus.publish(trial, id=f"{trial.key}.run", after=(guard, 0))
+        except Conflict:
+            return  # asked already, by a holder before this one
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Runs studies."""
+
+    bus: Bus
+
+    async def __call__(self, lease: Lease[StudyEvent]) -> None:
+        """Go on where the study's messages stand, until it has ended."""
+        study = replay((await lease.follow()).events)
+        if study.started is None or study.ended is not None:
+            return
+        exhausted = is_exhausted(lease.history)
+        resumed = StudyResumed(study_id=lease.key, holder=lease.holder, delivery=lease.delivery)
+        await lease.append(lambda history: [] if replay(history.events).ended else [resumed])
+        if exhausted:
+            failed = StudyFailed(study_id=lease.key, error="given up: its coordinators kept dying without a step")
+            await lease.append(lambda history: [] if replay(history.events).ended else [failed])
+        else:
+            await self._run(lease, study.started)
+
+    async def _run(self, lease: Lease[StudyEvent], started: StudyStarted) -> None:
+        trials, bell = Trials(self.bus, lease.key), asyncio.Event()
+
+        async def ring(_: object) -> None:
+            bell.set()
+
+        subscription = await self.bus.client.subscribe(f"tars.event.trial.*.*.{lease.key}.*", cb=ring)
+        try:
+            while replay((await lease.follow()).events).ended is None:
+                bell.clear()
+                await self._step(lease, started, trials, bell)
+        finally:
+            await subscription.unsubscribe()
+
+    async def _step(self, lease: Lease[StudyEvent], started: StudyStarted, trials: Trials, bell: asyncio.Event) -> None:
+        board = await trials.read()
+        step = await asyncio.to_thread(plan, started, board)
+        match step:
+            case Ask(asked):
+                await asyncio.gather(*(trials.ask(trial) for trial in asked))
+            case StudyFinished() as finished:
+                await lease.append(lambda history: [] if replay(history.events).ended else [finished])
+            case Wait():
+                await _wait(bell)
+
+
+def plan(started: StudyStarted, board: Board) -> Ask | Wait | StudyFinished:
+    """The next step, with Optuna's suggestions."""
+    algorithm = ALGORITHMS[started.algorithm]
+
+    def points(history: list[tuple[dict[str, Value], float]], count: int) -> list[dict[str, Value]]:
+        told = [Asked(point, score) for point, score in history]
+        return suggest(algorithm, started.searched, told, sampler=started.sampler, seed=started.seed, count=count)
+
+    return next_step(started, board, points, batch_size(started.trials), __version__)
+
+
+async def _wait(bell: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(POLL_SECONDS):
+            await bell.wait()
+    except TimeoutError:
+        return  # look anyway

@@ -1,0 +1,100 @@
+"""The sequential paired test of a candidate against the incumbent, on seeds that the search never saw.
+
+Looks after 8, 16, 32 and 64 pairs. At each a one-sided paired t-test may spend a part of the error: the increment of
+the O'Brien-Fleming-like spending function of Lan and DeMets (Biometrika 70, 1983), 2 (1 - Phi(z / sqrt t)) with
+z = Phi^-1(1 - alpha / 2), at that look's information t = n / 64. Taking the increments as nominal levels keeps their
+sum, and so the error, at most alpha whatever the looks' dependence. Several candidates share alpha (Bonferroni).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import stats
+
+from tars.schemas.evidence import PairedScore, Verdict
+
+LOOKS: Final = (8, 16, 32, 64)
+"""Pairs after which the test looks."""
+ALPHA: Final = 0.05
+"""Chance to promote a candidate that is no better, over all looks and candidates."""
+CONFIDENCE: Final = 0.95
+UNUSABLE: Final = 0.25
+"""Share of pairs that may be missing: beyond it a candidate never counts as better."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the pairs found."""
+
+    number: int
+    """From 1."""
+    verdict: Verdict | None
+    """None: undecided, more pairs are needed."""
+    gain: float
+    gain_low: float
+    gain_high: float
+    p_value: float
+
+
+def level(look: int, candidates: int) -> float:
+    """The nominal one-sided level of a look (from 1), for one of so many candidates."""
+    alpha = ALPHA / candidates
+    spent = [_spent(alpha, pairs / LOOKS[-1]) for pairs in LOOKS]
+    return spent[look - 1] - (spent[look - 2] if look > 1 else 0.0)
+
+
+def _spent(alpha: float, information: float) -> float:
+    return float(2 * stats.norm.sf(stats.norm.isf(alpha / 2) / math.sqrt(information)))
+
+
+def assess(pairs: Sequence[PairedScore], look: int, *, threshold: float, candidates: int) -> Look:
+    """Look at the pairs that should be there by this look; pairs that are missing or not finite are left out.
+
+    BETTER: significant, and the mean gain reaches `threshold`. NOT_BETTER: the upper bound lies below it (futile), or
+    the last look is over and the mean does. INCONCLUSIVE: the last look is over without either.
+    """
+    difference = np.array([pair.candidate - pair.incumbent for pair in pairs if _is_usable(pair)])
+    usable = len(difference) >= max(2, math.ceil((1 - UNUSABLE) * LOOKS[look - 1]))
+    if not usable:
+        return Look(look, Verdict.INCONCLUSIVE if look == len(LOOKS) else None, 0.0, 0.0, 0.0, 1.0)
+    gain, error, freedom = float(difference.mean()), float(stats.sem(difference)), len(difference) - 1
+    reach = float(stats.t.ppf(CONFIDENCE, freedom)) * error
+    p_value = _p_value(gain, error, freedom)
+    verdict = _verdict(gain, gain + reach, p_value, look, threshold, candidates)
+    return Look(look, verdict, gain, gain - reach, gain + reach, p_value)
+
+
+def _verdict(gain: float, upper: float, p_value: float, look: int, threshold: float, candidates: int) -> Verdict | None:
+    if p_value < level(look, candidates) and gain >= threshold:
+        return Verdict.BETTER
+    if upper < threshold:
+        return Verdict.NOT_BETTER
+    if look < len(LOOKS):
+        return None
+    return Verdict.NOT_BETTER if gain < threshold else Verdict.INCONCLUSIVE
+
+
+def _p_value(gain: float, error: float, freedom: int) -> float:
+    """One-sided; without any spread the t statistic is infinite, and equal scores prove nothing."""
+    if error == 0:
+        return 0.0 if gain > 0 else 1.0
+    return float(stats.t.sf(gain / error, freedom))
+
+
+def _is_usable(pair: PairedScore) -> bool:
+    return math.isfinite(pair.candidate) and math.isfinite(pair.incumbent)
+
+
+def paired(
+    seeds: Sequence[int], incumbent: Mapping[int, float | None], candidate: Mapping[int, float | None]
+) -> tuple[PairedScore, ...]:
+    """Pair the scores of the same seeds; a seed that either lacks (failed, lost) is left out."""
+    found = []
+    for seed in seeds:
+        one, other = incumbent.get(seed), candidate.get(seed)
+        if one is not None and other is not None and math.isfinite(one) and math.isfinite(other):
+            found.append(PairedScore(seed=seed, incumbent=one, candidate=other))
+    return tuple(found)

@@ -1,0 +1,124 @@
+"""The next points of a study, from its history alone: an Optuna study that is filled anew at every ask."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from tars.schemas.hyperparameters import Algorithm, Choice, OneMinusLog, Search, Uniform, Value
+from tars.schemas.study import Sampler
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+LARGEST_BATCH: Final = 32
+SMALLEST_BATCH: Final = 4
+STARTUP_TRIALS: Final = 8
+"""Points drawn at random before the estimator has something to estimate from."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A point that was asked, and its score; None while it runs. A failed one has the failed score."""
+
+    point: Mapping[str, Value]
+    score: float | None
+
+
+def batch_size(trials: int) -> int:
+    """How many points are asked at once: enough to fill a population, few enough to learn from."""
+    return min(max(SMALLEST_BATCH, math.ceil(trials / 5)), LARGEST_BATCH)
+
+
+def space_of(algorithm: Algorithm, searched: Sequence[str]) -> dict[str, Search]:
+    """Where a study of the game looks: the game's range of a key, else its declaration's."""
+    found = {name: algorithm.game_search.get(name) or algorithm[name].search for name in searched}
+    return {name: search for name, search in found.items() if search is not None}
+
+
+def suggest(
+    algorithm: Algorithm,
+    searched: Sequence[str],
+    history: Sequence[Asked],
+    *,
+    sampler: Sampler,
+    seed: int,
+    count: int,
+) -> list[dict[str, Value]]:
+    """The next `count` points, a pure function of what was asked and answered: the same history, the same points."""
+    space = space_of(algorithm, searched)
+    points: list[dict[str, Value]] = []
+    for number in range(len(history), len(history) + count):
+        known = [*history, *(Asked(point, None) for point in points)]
+        study = optuna.create_study(direction="maximize", sampler=_sampler(sampler, seed, number))
+        study.add_trials([_told(algorithm, space, asked) for asked in known if _is_inside(space, asked.point)])
+        trial = study.ask({name: _distribution(algorithm, name, search) for name, search in space.items()})
+        points.append({name: _value(algorithm, name, search, trial.params[name]) for name, search in space.items()})
+    return points
+
+
+def _sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """A fresh one for every ask, so that a rebuilt study goes on as the old one would have."""
+    mixed = (seed * 1_000_003 + number) % 2**32
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=mixed)
+    return optuna.samplers.TPESampler(
+        seed=mixed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
+    )
+
+
+def _is_inside(space: Mapping[str, Search], point: Mapping[str, Value]) -> bool:
+    """An incumbent may lie outside of where the study looks; then its score teaches the sampler nothing."""
+    return all(_holds(search, point[name]) for name, search in space.items())
+
+
+def _holds(search: Search, value: Value) -> bool:
+    if isinstance(search, Choice):
+        return value in search.values
+    return value is not None and search.low <= value <= search.high
+
+
+def _told(algorithm: Algorithm, space: Mapping[str, Search], asked: Asked) -> optuna.trial.FrozenTrial:
+    return create_trial(
+        state=TrialState.RUNNING if asked.score is None else TrialState.COMPLETE,
+        params={name: _parameter(search, asked.point[name]) for name, search in space.items()},
+        distributions={name: _distribution(algorithm, name, search) for name, search in space.items()},
+        value=asked.score,
+    )
+
+
+def _distribution(algorithm: Algorithm, name: str, search: Search) -> BaseDistribution:
+    match search:
+        case Choice(values):
+            return CategoricalDistribution(values)
+        case Uniform(low, high, log) if algorithm[name].type is int:
+            return IntDistribution(int(low), int(high), log=log)
+        case Uniform(low, high, log):
+            return FloatDistribution(low, high, log=log)
+        case OneMinusLog(low, high):
+            return FloatDistribution(_one_minus(high), _one_minus(low), log=True)
+        case _:
+            assert_never(search)
+
+
+def _parameter(search: Search, value: Value) -> Value:
+    """What Optuna is told of a value."""
+    return _one_minus(value) if isinstance(search, OneMinusLog) and value is not None else value
+
+
+def _value(algorithm: Algorithm, name: str, search: Search, parameter: Value) -> Value:
+    """What a parameter of Optuna's means: a plain number of the declared type, inside the range."""
+    if parameter is None or isinstance(search, Choice):
+        return parameter
+    number = _one_minus(parameter) if isinstance(search, OneMinusLog) else parameter
+    return algorithm[name].type(min(max(number, search.low), search.high))
+
+
+def _one_minus(value: float) -> float:
+    """1 - x without the dust of binary fractions: 1 - 0.9 is 0.1."""
+    return round(1 - value, 12)

@@ -1,0 +1,156 @@
+"""The life of a study, as two pure functions."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import reduce
+from typing import Final, assert_never
+
+from tars.schemas.errors import Refused
+from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Value, all_same
+from tars.schemas.message import By
+from tars.schemas.running import RunningAgent
+from tars.schemas.study import (
+    StartStudy,
+    StopStudy,
+    StudyCommand,
+    StudyEvent,
+    StudyFailed,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    StudyStopped,
+)
+
+DEFAULT_ENVIRONMENT: Final = "policy"
+"""What a study without a target trains in."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the events so far add up to."""
+
+    started: StudyStarted | None = None
+    ended: StudyFinished | StudyStopped | StudyFailed | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a decision needs beside the journal."""
+
+    id: str
+    time: datetime
+    by: By
+    late: bool = False
+    agents: Mapping[str, RunningAgent] = field(default_factory=dict)
+    """The agents that the study is for: those named, or all of the role."""
+    threshold: float = 0.03
+    quick: bool = False
+    """Whether search trials are short where the study does not say."""
+    real: bool = True
+    quick_episodes: tuple[int, int] = (10, 5)
+    full_episodes: tuple[int, int] = (50, 10)
+
+
+def decide(state: Study, command: StudyCommand, facts: Facts) -> list[StudyEvent]:
+    """Say what happens because of `command`; raises Refused with every reason why nothing does."""
+    if facts.late:
+        raise Refused("it came after its deadline")
+    match command:
+        case StartStudy():
+            return _start(state, command, facts)
+        case StopStudy():
+            return _stop(state, command, facts)
+        case _:
+            assert_never(command)
+
+
+def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
+    if state.started is not None:
+        raise Refused(f"there is a study {command.study_id} already")
+    if reasons := _unfit(command, facts.agents):
+        raise Refused(*reasons)
+    target = next(iter(facts.agents.values()), None)
+    name: AlgorithmName | None = target.algorithm if target else command.algorithm
+    algorithm = ALGORITHMS[name or "dqn"]
+    structural = tuple(d.name for d in algorithm.hyperparameters if d.structural and d.search is not None)
+    quick = facts.quick if command.quick is None else command.quick
+    return [
+        StudyStarted(
+            study_id=command.study_id,
+            by=facts.by,
+            algorithm=algorithm.name,
+            environment=target.role if target else DEFAULT_ENVIRONMENT,
+            base={agent_id: agent.heard for agent_id, agent in facts.agents.items()},
+            incumbent=dict(target.values) if target else dict(algorithm.game_defaults),
+            searched=(*algorithm.game_search, *(structural if command.structural else ())),
+            trials=command.trials,
+            quick=quick,
+            search_episodes=facts.quick_episodes if quick else facts.full_episodes,
+            full_episodes=facts.full_episodes,
+            sampler=command.sampler,
+            seed=command.seed,
+            structural=command.structural,
+            threshold=facts.threshold,
+            training="real" if facts.real else "surrogate",
+        )
+    ]
+
+
+def _unfit(command: StartStudy, agents: Mapping[str, RunningAgent]) -> list[str]:
+    """Why these agents cannot be one target: they must live, learn, and run the same values in the same role."""
+    if command.algorithm is not None:
+        return []
+    if not agents and command.role is not None:
+        return [f"no live agent has the role {command.role}"]
+    missing = [f"there is no agent {name}" for name in command.agents if name not in agents]
+    dead = [f"{name} does not run" for name, agent in agents.items() if not agent.alive]
+    fixed = [
+        f"{n} follows a reference policy: it has nothing to tune" for n, a in agents.items() if a.algorithm is None
+    ]
+    return missing + dead + fixed or _differing(agents)
+
+
+def _differing(agents: Mapping[str, RunningAgent]) -> list[str]:
+    first, *others = agents.values()
+    reasons = []
+    for other in others:
+        if (other.role, other.algorithm) != (first.role, first.algorithm):
+            reasons.append(f"{other.agent_id} is a {other.role}, {first.agent_id} a {first.role}")
+        elif not all_same(other.values, first.values):
+            keys = [key for key, value in first.values.items() if other.values.get(key) != value]
+            reasons.append(f"{other.agent_id} and {first.agent_id} run different values of {', '.join(keys)}")
+    return reasons
+
+
+def _stop(state: Study, command: StopStudy, facts: Facts) -> list[StudyEvent]:
+    if state.started is None:
+        raise Refused(f"there is no study {command.study_id}")
+    if isinstance(state.ended, StudyStopped):
+        return []
+    if state.ended is not None:
+        raise Refused(f"study {command.study_id} has ended")
+    return [StudyStopped(study_id=command.study_id, by=facts.by, reason=command.reason)]
+
+
+def evolve(state: Study, event: StudyEvent) -> Study:
+    """The study after `event`."""
+    match event:
+        case StudyStarted():
+            return replace(state, started=event)
+        case StudyResumed():
+            return state
+        case StudyFinished() | StudyStopped() | StudyFailed():
+            return replace(state, ended=event)
+        case _:
+            assert_never(event)
+
+
+def replay(events: Iterable[StudyEvent]) -> Study:
+    """Fold a history into a state."""
+    return reduce(evolve, events, Study())
+
+
+def whole(started: StudyStarted, change: Mapping[str, Value]) -> dict[str, Value]:
+    """The whole set of a trial: the incumbent's, with the searched keys laid over."""
+    return {**started.incumbent, **change}

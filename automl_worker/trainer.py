@@ -1,0 +1,151 @@
+"""The trainer's messaging: pull trials, train them together, write each outcome once, give back what is unfinished."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+
+from tars.automl_worker.training import Result, group_of, run_group
+from tars.producers.agent_reports import Reporter
+from tars.runtime.bus import Bus
+from tars.runtime.delivery import dead_letter, keep_in_progress, settle
+from tars.runtime.leases import holder_name
+from tars.runtime.telemetry import span
+from tars.schemas.errors import Conflict, Malformed, Poison
+from tars.schemas.streams import decode, history_subject
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialReported
+
+log = logging.getLogger(__name__)
+
+LANES: Final = 32
+"""Trials of one population: more lanes a process buy almost nothing."""
+LINGER_SECONDS: Final = 0.05
+"""How long the first trial waits for others to share its population."""
+DURABLE: Final = "run-trial"
+REPORT_EVERY: Final = 5
+"""Episodes between two reports of a trial."""
+
+
+class Trainer:
+    """Trains what it pulls, one population after the other."""
+
+    def __init__(self, bus: Bus, ack_wait: float) -> None:
+        self._bus, self._ack_wait, self._holder = bus, ack_wait, holder_name()
+        self._reporter = Reporter(bus)
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Work until cancelled; then give back what is not finished."""
+        trials = await self._bus.jetstream.pull_subscribe_bind(consumer=DURABLE, stream="TRIALS")
+        reporting = asyncio.create_task(self._reporter.run())
+        try:
+            while True:
+                if messages := await self._pull(trials):
+                    await self._work(messages)
+        finally:
+            self._stopping = True
+            reporting.cancel()
+
+    async def _pull(self, trials: JetStreamContext.PullSubscription) -> list[Msg]:
+        """Fetch a first trial, then those that come with it, up to LANES."""
+        messages = await _fetch(trials, 1, 1.0)
+        if messages:
+            await asyncio.sleep(LINGER_SECONDS)
+            messages += await _fetch(trials, LANES - 1, LINGER_SECONDS)
+        return messages
+
+    async def _work(self, messages: Sequence[Msg]) -> None:
+        """Train all, group by group. What is not settled when this ends goes back at once."""
+        beats = [asyncio.create_task(keep_in_progress(message, self._ack_wait / 3)) for message in messages]
+        waiting = {id(message): message for message in messages}
+        try:
+            for group in (await self._readable(messages, waiting)).values():
+                await self._train(group, waiting)
+        finally:
+            for beat in beats:
+                beat.cancel()
+            with anyio.CancelScope(shield=True):
+                for message in waiting.values():
+                    await self._give_back(message)
+
+    async def _readable(
+        self, messages: Sequence[Msg], waiting: dict[int, Msg]
+    ) -> dict[object, list[tuple[Msg, RunTrial]]]:
+        """Group what can share a population; put aside what cannot be read, and skip what is already counted."""
+        groups: dict[object, list[tuple[Msg, RunTrial]]] = {}
+        for message in messages:
+            try:
+                trial = decode(message.subject, message.data)
+                if not isinstance(trial, RunTrial):
+                    raise Malformed(f"{trial.kind} is no trial to run")
+            except Poison as error:
+                await dead_letter(self._bus, message, DURABLE, error.reason, error)
+                del waiting[id(message)]
+                continue
+            if await self._bus.last("TRIALS", history_subject("trial", trial.key)) is not None:
+                await message.ack_sync(timeout=5)
+                del waiting[id(message)]
+                continue
+            groups.setdefault(group_of(trial), []).append((message, trial))
+        return groups
+
+    async def _train(self, group: list[tuple[Msg, RunTrial]], waiting: dict[int, Msg]) -> None:
+        with span(f"train {len(group)} trials", group[0][0].headers):
+            results = await asyncio.to_thread(run_group, [trial for _, trial in group], self._progress)
+            for (message, _), result in zip(group, results, strict=True):
+                await self._count(result)
+                await settle(self._bus, message, DURABLE, None)
+                del waiting[id(message)]
+
+    def _progress(self, trial: RunTrial, episode: int, score: float) -> None:
+        """Report now and then; called from the training thread, which ends here when this worker stops."""
+        if self._stopping:
+            raise asyncio.CancelledError
+        if episode % REPORT_EVERY == 0:
+            self._reporter.report(
+                TrialReported(study_id=trial.study_id, number=trial.number, episode=episode, score=max(score, -1e9))
+            )
+
+    async def _count(self, result: Result) -> None:
+        """Write the outcome, if nobody has: a trial counts once, however often it was trained."""
+        trial = result.trial
+        event: TrialCompleted | TrialFailed
+        if result.score is None:
+            event = TrialFailed(
+                study_id=trial.study_id, number=trial.number, error=result.error or "no score", holder=self._holder
+            )
+        else:
+            event = TrialCompleted(
+                study_id=trial.study_id,
+                number=trial.number,
+                score=result.score,
+                exact_score=result.exact_score,
+                cpu_seconds=result.cpu_seconds,
+                holder=self._holder,
+            )
+        try:
+            await self._bus.publish(event, id=f"{trial.key}.outcome", after=(history_subject("trial", trial.key), 0))
+        except Conflict:
+            log.info("counted already", extra={"trial": trial.key})
+
+    async def _give_back(self, message: Msg) -> None:
+        try:
+            await message.nak()
+        except (NatsError, OSError) as error:
+            log.warning("not given back", extra={"subject": message.subject, "error": repr(error)})
+
+
+async def _fetch(trials: JetStreamContext.PullSubscription, count: int, seconds: float) -> list[Msg]:
+    try:
+        return list(await trials.fetch(count, timeout=seconds))
+    except TimeoutError:
+        return []
+    except (NatsError, OSError) as error:
+        log.warning("cannot fetch", extra={"error": repr(error)})
+        await asyncio.sleep(0.5)
+        return []
