@@ -52,7 +52,7 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
             return replace(state, heard=max(state.heard, event.version))
         case AgentReloaded():
             heard = max(state.heard, event.version)
-            return replace(state, values=_in_use(event), applied=event.version, heard=heard, reload=event)
+            return replace(state, values=in_use(event), applied=event.version, heard=heard, reload=event)
         case AgentRefused():
             return replace(state, heard=max(state.heard, event.version), refusal=event)
         case AgentStopped():
@@ -61,7 +61,8 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
             assert_never(event)
 
 
-def _in_use(event: AgentReloaded) -> dict[str, Value]:
+def in_use(event: AgentReloaded) -> dict[str, Value]:
+    """The whole set that was read back, written as it was asked for where a 32-bit learner cannot tell."""
     asked = event.requested
     return {
         key: asked[key] if key in asked and same(asked[key], value) else value for key, value in event.effective.items()
