@@ -1,0 +1,177 @@
+"""The asynchronous door for scripts: send commands, wait for outcomes, ask queries."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+
+from tars.producers.commands import (
+    CommandRefused,
+    NotSent,
+    Outcome,
+    OutcomeUnknown,
+    nats_address,
+    sender,
+    with_deadline,
+)
+from tars.runtime.bus import Bus, connect_bus, fresh_id
+from tars.runtime.journal import History, Journal
+from tars.runtime.settings import Settings, load_settings
+from tars.schemas.errors import TarsError, Transient
+from tars.schemas.message import Answer, By, Command, Event, Report
+from tars.schemas.queries import Ask, Reply, query_subject, rows_of
+from tars.schemas.streams import history_subject
+
+PATIENCE: Final = 3.0
+"""Seconds to wait for a first connection."""
+ANSWER_SECONDS: Final = 20.0
+"""Seconds to wait for a command's outcome."""
+QUERY_SECONDS: Final = 3.0
+LOOK_SECONDS: Final = 1.0
+"""A reply can be lost: the ledger is asked this often."""
+
+
+class NobodyAnswers(TarsError):
+    """No consumers process answers queries."""
+
+
+class AsyncClient:
+    """A connection of a script. Use `async with AsyncClient.connect() as client`."""
+
+    def __init__(self, bus: Bus, by: By) -> None:
+        self.bus, self.by = bus, by
+        self.journal = Journal(bus)
+        self.name = fresh_id("client")
+        self._one_at_a_time: dict[str, asyncio.Lock] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, nats_url: str | None = None, *, user: str | None = None) -> "AsyncIterator[AsyncClient]":
+        """Connect to `nats_url`, else as the settings say; raises Unreachable when no server answers."""
+        settings = load_settings()
+        by = By(principal=user) if user else sender(settings)
+        bus = await connect_bus(nats_url or nats_address(settings), "client", patience=PATIENCE)
+        try:
+            yield cls(bus, by)
+        finally:
+            await bus.close()
+
+    @staticmethod
+    def settings() -> Settings:
+        """What the environment says."""
+        return load_settings()
+
+    async def send(self, command: Command, *, command_id: str | None = None) -> Outcome:
+        """Send a command and wait until it is decided; commands about the same id go one after the other.
+
+        Raises CommandRefused with every reason, NotSent when NATS is away, OutcomeUnknown when nobody answers in time:
+        the same `command_id` may then be sent again, and counts once.
+        """
+        lock = self._one_at_a_time.setdefault(f"{command.noun}.{command.key}", asyncio.Lock())
+        async with lock:
+            return await self._send(with_deadline(command), command_id or fresh_id("c"))
+
+    async def _send(self, command: Command, command_id: str) -> Outcome:
+        reply = f"tars.reply.{self.name}.{command_id}"
+        answers: asyncio.Queue[Answer] = asyncio.Queue()
+
+        async def hear(message: Any) -> None:  # noqa: ANN401 - nats-py's callback
+            answers.put_nowait(Answer.model_validate_json(message.data))
+
+        try:
+            subscription = await self.bus.client.subscribe(reply, cb=hear)
+            await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
+        except (NatsError, OSError) as error:
+            raise NotSent(f"{command.kind} was not sent: NATS is away ({type(error).__name__})") from error
+        except Transient as error:
+            raise OutcomeUnknown(f"{command.kind}: {error}; it may still be carried out") from error
+        try:
+            return await self._outcome(command, command_id, answers)
+        finally:
+            if self.bus.client.is_connected:
+                await subscription.unsubscribe()
+
+    async def _outcome(self, command: Command, command_id: str, answers: asyncio.Queue[Answer]) -> Outcome:
+        """Wait for the answer, and look into the ledger meanwhile: a lost reply costs nothing."""
+        end = asyncio.get_running_loop().time() + ANSWER_SECONDS
+        while asyncio.get_running_loop().time() < end:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    return _outcome_of(await answers.get())
+            except TimeoutError:
+                if found := await self._found(command, command_id):
+                    return _outcome_of(found)
+        raise OutcomeUnknown(
+            f"{command.kind} {command.key}: nobody answered in {ANSWER_SECONDS:.0f} s; does its worker run? "
+            "It may still be carried out until its deadline"
+        )
+
+    async def _found(self, command: Command, command_id: str) -> Answer | None:
+        try:
+            history: History[Event] = await self.journal.read(command.noun, command.key)
+        except Transient:
+            return None  # NATS is away: look again
+        events = history.caused_by(command_id)
+        reasons = tuple(r for event in events if "refused" in event.kind for r in getattr(event, "reasons", ()))
+        kinds = tuple(event.kind for event in events)
+        return Answer(command_id=command_id, done=not reasons, reasons=reasons, events=kinds) if events else None
+
+    async def follow(self, noun: str, key: str, is_last: Callable[[Event], bool]) -> AsyncIterator[Event]:
+        """Yield the events of one id, from the first, up to one that is the last."""
+        bell = asyncio.Event()
+
+        async def ring(_: object) -> None:
+            bell.set()
+
+        history: History[Event] = History(noun, key)
+        subscription = await self.bus.client.subscribe(history_subject(noun, key), cb=ring)
+        try:
+            while True:
+                bell.clear()
+                new: History[Event] = await self.journal.read(noun, key, after=history.version)
+                history = history.extended(new)
+                for event in new.events:
+                    yield event
+                    if is_last(event):
+                        return
+                await _rung(bell)
+        finally:
+            if self.bus.client.is_connected:
+                await subscription.unsubscribe()
+
+    async def query(self, name: str, ask: Ask | None = None) -> list[Any]:
+        """Ask the consumers; the rows are of the query's model. Raises NobodyAnswers."""
+        question = (ask or Ask()).model_dump_json().encode()
+        try:
+            message = await self.bus.client.request(query_subject(name), question, timeout=QUERY_SECONDS)
+        except (NoRespondersError, TimeoutError) as error:
+            raise NobodyAnswers(
+                f"nobody answers the query {name}: start the consumers (`tars run consumers`)"
+            ) from error
+        except (NatsError, OSError) as error:
+            raise NobodyAnswers(f"the query {name} was not sent: NATS is away ({type(error).__name__})") from error
+        reply = Reply.model_validate_json(message.data)
+        if reply.error is not None:
+            raise NobodyAnswers(f"the query {name} failed: {reply.error}")
+        return rows_of(name, reply)
+
+    async def report(self, report: Report) -> None:
+        """Send a measurement, without waiting."""
+        await self.bus.report(report)
+
+
+def _outcome_of(answer: Answer) -> Outcome:
+    if not answer.done:
+        raise CommandRefused(*answer.reasons)
+    return Outcome(answer.command_id, answer.events)
+
+
+async def _rung(bell: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            await bell.wait()
+    except TimeoutError:
+        return  # look anyway

@@ -1,0 +1,294 @@
+"""The door for scripts: `with tars.connect() as bus`. One background thread talks to NATS; every call waits for it."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from tars.producers.async_client import AsyncClient
+from tars.producers.commands import CommandRefused, Outcome
+from tars.runtime.bus import fresh_id
+from tars.schemas.errors import TarsError
+from tars.schemas.evidence import Evidence
+from tars.schemas.hyperparameters import AlgorithmName, Value
+from tars.schemas.message import Command, Event, Report
+from tars.schemas.queries import Ask
+from tars.schemas.study import Sampler, StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
+from tars.schemas.update import (
+    ApplyUpdate,
+    ApproveUpdate,
+    ProposeUpdate,
+    RejectUpdate,
+    RollBackUpdate,
+    UpdateConfirmed,
+    UpdateFailed,
+    UpdateRefused,
+    UpdateRejected,
+    UpdateRolledBack,
+    UpdateSuperseded,
+)
+from tars.schemas.views import (
+    AgentPoint,
+    AgentRow,
+    ConflictRow,
+    DeadRow,
+    EquilibriumRow,
+    PipelineRow,
+    StatsRow,
+    StudyRow,
+    TrialRow,
+    UpdateRow,
+)
+
+UPDATE_ENDS: Final = (
+    UpdateConfirmed, UpdateRolledBack, UpdateRefused, UpdateRejected, UpdateSuperseded, UpdateFailed,
+)  # fmt: skip
+STUDY_ENDS: Final = (StudyFinished, StudyStopped, StudyFailed)
+
+Heard = Callable[[Event], None]
+
+
+class StudyEnded(TarsError):
+    """A study was stopped, or failed, so it has no result."""
+
+
+@contextmanager
+def connect(nats_url: str | None = None, *, user: str | None = None) -> Iterator["Client"]:
+    """Connect a script to TARS.
+
+    nats_url: the server; unset: NATS_URL, else the `tars up` that runs in the data folder. user: who sends commands;
+    unset: TARS_USER, else the login name. Raises Unreachable when no server answers.
+    """
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(AsyncClient.connect(nats_url, user=user)) as client,
+    ):
+        yield Client(portal, client)
+
+
+class Client:
+    """What a script can do. Methods that send raise CommandRefused, NotSent or OutcomeUnknown."""
+
+    def __init__(self, portal: BlockingPortal, client: AsyncClient) -> None:
+        self._portal, self._client = portal, client
+
+    def send(self, command: Command, *, command_id: str | None = None) -> Outcome:
+        """Send any command and wait until it is decided."""
+        return self._portal.call(lambda: self._client.send(command, command_id=command_id))
+
+    def start_study(  # noqa: PLR0913 - a study has that many knobs
+        self,
+        *,
+        role: str | None = None,
+        agents: Sequence[str] = (),
+        algorithm: AlgorithmName | None = None,
+        study_id: str | None = None,
+        trials: int = 20,
+        quick: bool | None = None,
+        sampler: Sampler = "tpe",
+        seed: int = 0,
+        structural: bool = False,
+    ) -> "StudyHandle":
+        """Search better values for the agents of a role, or for these agents, or for an algorithm as such."""
+        command = StartStudy(
+            study_id=study_id or fresh_id("s"), role=role, agents=tuple(agents), algorithm=algorithm, trials=trials,
+            quick=quick, sampler=sampler, seed=seed, structural=structural,
+        )  # fmt: skip
+        self.send(command)
+        return StudyHandle(self, command.study_id)
+
+    def propose(
+        self,
+        values: Mapping[str, Value],
+        *,
+        role: str | None = None,
+        agents: Sequence[str] = (),
+        reason: str = "",
+        evidence: Evidence | None = None,
+        update_id: str | None = None,
+    ) -> "UpdateHandle":
+        """Propose these values for all learning agents of a role, or for these agents."""
+        command = ProposeUpdate(
+            update_id=update_id or fresh_id("u"),
+            agents=tuple(agents) or self.learners(role),
+            values=dict(values),
+            evidence=evidence,
+            reason=reason,
+        )
+        self.send(command)
+        return UpdateHandle(self, command.update_id)
+
+    def learners(self, role: str | None) -> tuple[str, ...]:
+        """Return the live agents of a role that can be tuned; raises CommandRefused when there is none."""
+        found = tuple(
+            row.agent_id for row in self.agents() if row.role == role and row.algorithm and row.state == "running"
+        )
+        if not found:
+            raise CommandRefused(f"no live agent with the role {role} can be tuned")
+        return found
+
+    def approve(
+        self, update_id: str, reason: str = "", *, hold: bool = False, command_id: str | None = None
+    ) -> Outcome:
+        """Let a pending update through; with `hold`, `apply` releases it."""
+        return self.send(ApproveUpdate(update_id=update_id, reason=reason, hold=hold), command_id=command_id)
+
+    def reject(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
+        """Turn an update down before it is released."""
+        return self.send(RejectUpdate(update_id=update_id, reason=reason), command_id=command_id)
+
+    def apply(self, update_id: str, *, command_id: str | None = None) -> Outcome:
+        """Release an update that was approved on hold."""
+        return self.send(ApplyUpdate(update_id=update_id), command_id=command_id)
+
+    def roll_back(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
+        """Take a released update back."""
+        return self.send(RollBackUpdate(update_id=update_id, reason=reason), command_id=command_id)
+
+    def stop_study(self, study_id: str, reason: str = "") -> Outcome:
+        """End a study at its next step."""
+        return self.send(StopStudy(study_id=study_id, reason=reason))
+
+    def wait_for_update(
+        self, update_id: str, *, timeout: float | None = None, heard: Heard | None = None, rolled_back: bool = False
+    ) -> Event:
+        """Wait until an update has ended and return the event that ended it; `heard` gets every event on the way.
+
+        rolled_back: go on past a confirmation, up to the rollback. Raises TimeoutError after `timeout` seconds.
+        """
+        ends = tuple(end for end in UPDATE_ENDS if not (rolled_back and end is UpdateConfirmed))
+        return self._follow("update", update_id, ends, timeout, heard)
+
+    def wait_for_study(
+        self, study_id: str, *, timeout: float | None = None, heard: Heard | None = None
+    ) -> StudyFinished:
+        """Wait until a study has finished; raises StudyEnded when it was stopped or failed, TimeoutError."""
+        last = self._follow("study", study_id, STUDY_ENDS, timeout, heard)
+        if not isinstance(last, StudyFinished):
+            raise StudyEnded(
+                f"study {study_id}: {last.kind}: {getattr(last, 'reason', '') or getattr(last, 'error', '')}"
+            )
+        return last
+
+    def _follow(
+        self, noun: str, key: str, ends: tuple[type[Event], ...], timeout: float | None, heard: Heard | None
+    ) -> Event:
+        async def follow() -> Event:
+            async with asyncio.timeout(timeout):
+                async for event in self._client.follow(noun, key, lambda event: isinstance(event, ends)):
+                    if heard is not None:
+                        heard(event)
+                    if isinstance(event, ends):
+                        return event
+            raise StudyEnded(f"{noun} {key} ended without an end")
+
+        return self._portal.call(follow)
+
+    def report(self, report: Report) -> None:
+        """Send a measurement, without waiting for its storage."""
+        self._portal.call(self._client.report, report)
+
+    def _query(self, name: str, ask: Ask | None = None) -> list[Any]:
+        return self._portal.call(self._client.query, name, ask)
+
+    def agents(self) -> list[AgentRow]:
+        """Every agent, and what it runs."""
+        return self._query("agents")
+
+    def history(self, agent_id: str, *, offset: int = 0, limit: int = 100) -> list[AgentPoint]:
+        """Episodes of an agent, newest first."""
+        return self._query("history", Ask(id=agent_id, offset=offset, limit=limit))
+
+    def pending(self) -> list[UpdateRow]:
+        """Updates that wait for approval."""
+        return self._query("pending")
+
+    def updates(self, *, offset: int = 0, limit: int = 100) -> list[UpdateRow]:
+        """All updates, newest first."""
+        return self._query("updates", Ask(offset=offset, limit=limit))
+
+    def update(self, update_id: str) -> UpdateRow | None:
+        """One update with its history; None: there is none."""
+        return next(iter(self._query("update", Ask(id=update_id))), None)
+
+    def studies(self) -> list[StudyRow]:
+        """All studies, newest first."""
+        return self._query("studies")
+
+    def study(self, study_id: str) -> StudyRow | None:
+        """One study; None: there is none."""
+        return next(iter(self._query("study", Ask(id=study_id))), None)
+
+    def trials(self, study_id: str) -> list[TrialRow]:
+        """A study's trials."""
+        return self._query("trials", Ask(id=study_id, limit=1000))
+
+    def conflicts(self, *, limit: int = 100) -> list[ConflictRow]:
+        """Conflicts between the roles of the worlds, newest first."""
+        return self._query("conflicts", Ask(limit=limit))
+
+    def equilibria(self, *, limit: int = 100) -> list[EquilibriumRow]:
+        """How far the worlds are from an equilibrium, newest first."""
+        return self._query("equilibria", Ask(limit=limit))
+
+    def pipeline(self) -> list[PipelineRow]:
+        """What waits before each durable consumer."""
+        return self._query("pipeline")
+
+    def dead(self, *, limit: int = 100) -> list[DeadRow]:
+        """Messages that were put aside, newest first."""
+        return self._query("dead", Ask(limit=limit))
+
+    def stats(self) -> StatsRow:
+        """Counts."""
+        rows: list[StatsRow] = self._query("stats")
+        return rows[0]
+
+
+class StudyHandle:
+    """A study that was started."""
+
+    def __init__(self, client: Client, study_id: str) -> None:
+        self._client, self.study_id = client, study_id
+
+    def wait(self, timeout: float | None = None) -> StudyFinished:
+        """Wait for its result; raises StudyEnded when it was stopped or failed, TimeoutError."""
+        return self._client.wait_for_study(self.study_id, timeout=timeout)
+
+    def progress(self) -> StudyRow | None:
+        """Return how far it has come."""
+        return self._client.study(self.study_id)
+
+    def stop(self, reason: str = "") -> Outcome:
+        """End it at its next step."""
+        return self._client.stop_study(self.study_id, reason)
+
+
+class UpdateHandle:
+    """An update that was proposed."""
+
+    def __init__(self, client: Client, update_id: str) -> None:
+        self._client, self.update_id = client, update_id
+
+    def wait(self, timeout: float | None = None) -> Event:
+        """Wait until it has ended; return the event that ended it, e.g. `update.confirmed.v1`."""
+        return self._client.wait_for_update(self.update_id, timeout=timeout)
+
+    def approve(self, reason: str = "", *, hold: bool = False) -> Outcome:
+        """Let it through."""
+        return self._client.approve(self.update_id, reason, hold=hold)
+
+    def reject(self, reason: str = "") -> Outcome:
+        """Turn it down."""
+        return self._client.reject(self.update_id, reason)
+
+    def apply(self) -> Outcome:
+        """Release it from hold."""
+        return self._client.apply(self.update_id)
+
+    def roll_back(self, reason: str = "", timeout: float | None = 60.0) -> Event:
+        """Take it back, and wait until its agents run again what they ran before it."""
+        self._client.roll_back(self.update_id, reason)
+        return self._client.wait_for_update(self.update_id, timeout=timeout, rolled_back=True)
