@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -185,8 +184,11 @@ async def connect_bus(
 
 
 async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[None]] | None) -> Client:
+    client = Client()
+
     async def lost() -> None:
-        log.warning("NATS connection lost")
+        if not client.is_closed:  # closing is no loss
+            log.warning("NATS connection lost")
 
     async def back() -> None:
         log.info("NATS connection is back")
@@ -196,7 +198,7 @@ async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[N
     async def failed(error: Exception) -> None:
         log.log(logging.DEBUG if isinstance(error, NoServersError | OSError) else logging.WARNING, "NATS: %r", error)
 
-    return await nats.connect(
+    await client.connect(
         url,
         name=source,
         connect_timeout=2,
@@ -209,3 +211,4 @@ async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[N
         reconnected_cb=back,
         error_cb=failed,
     )
+    return client

@@ -76,22 +76,34 @@ class Journal:
             raise Transient(f"{subject}: cannot be read ({type(error).__name__})") from error
         return tuple(_entry(message) for message in messages)
 
+    async def page(self, stream: str, start: int, size: int) -> list[Msg]:
+        """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time."""
+        return await self._page(stream, ">", start, size)
+
     async def _read(self, stream: str, subject: str, start: int) -> list[Msg]:
+        found: list[Msg] = []
+        while page := await self._page(stream, subject, start, _PAGE):
+            found += page
+            if len(page) < _PAGE:
+                break
+            start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
+        return found
+
+    async def _page(self, stream: str, subject: str, start: int, size: int) -> list[Msg]:
+        """One direct get: stateless, so nothing to restore after an outage."""
         client, inbox, found = self._bus.client, self._bus.client.new_inbox(), list[Msg]()
         replies = await client.subscribe(inbox)
         try:
-            while True:
-                request = {"seq": start, "next_by_subj": subject, "batch": _PAGE}
-                await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-                while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
-                    found.append(message)
-                if status not in {"204", "404"}:
-                    raise Transient(f"{subject}: cannot be read (status {status})")
-                if status == "404" or not int((message.headers or {}).get("Nats-Num-Pending", "0")):
-                    return found
-                start = int((found[-1].headers or {})["Nats-Sequence"]) + 1
+            request = {"seq": start, "next_by_subj": subject, "batch": size}
+            await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+            while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
+                found.append(message)
+            if status not in {"204", "404"}:
+                raise Transient(f"{subject}: cannot be read (status {status})")
+            return found
         finally:
-            await replies.unsubscribe()
+            if client.is_connected:
+                await replies.unsubscribe()
 
     async def append(
         self, events: Sequence[E], history: History[E], *, cause: str, by: By | None = None
@@ -133,12 +145,12 @@ def _entry(message: Msg) -> Entry[E]:
         event=cast("E", decode(headers["Nats-Subject"], message.data)),
         id=headers.get("Nats-Msg-Id", ""),
         sequence=int(headers["Nats-Sequence"]),
-        time=_time(headers["Nats-Time-Stamp"]),
+        time=stored_time(headers["Nats-Time-Stamp"]),
         traceparent=headers.get("traceparent"),
     )
 
 
-def _time(text: str) -> datetime:
-    """RFC 3339 with nanoseconds, as the server writes it; Python keeps microseconds."""
+def stored_time(text: str) -> datetime:
+    """When a message was stored: RFC 3339 with nanoseconds, as the server writes it; Python keeps microseconds."""
     whole, _, fraction = text.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}.{fraction[:6].ljust(6, '0')}+00:00")

@@ -56,8 +56,6 @@ def durable_settings(durable: Durable, ack_wait: float) -> dict[str, Any]:
     settings: dict[str, Any] = {"filter_subject": durable.subjects[0]} if one else {}
     if not one:
         settings["filter_subjects"] = list(durable.subjects)
-    if not durable.acknowledged:
-        return settings | {"ack_policy": AckPolicy.NONE}
     return settings | {
         "ack_policy": AckPolicy.EXPLICIT,
         "ack_wait": ack_wait,

@@ -123,9 +123,10 @@ class Servers:
                 server.stop()
 
 
-def programs(endpoints: Endpoints, ports: Mapping[str, int], folder: Path) -> list[Program]:
+def programs(settings: Settings, endpoints: Endpoints, ports: Mapping[str, int], folder: Path) -> list[Program]:
     """Every process of the stack, as `tars run <role>` with the addresses in its environment."""
-    env = {**os.environ, "NATS_URL": endpoints.nats, "TARS_DATA": str(folder)}  # noqa: TID251 - children inherit it
+    own = {name.upper(): str(value) for name, value in settings.model_dump(exclude_none=True).items()}
+    env = {**os.environ, **own, "NATS_URL": endpoints.nats, "TARS_DATA": str(folder)}  # noqa: TID251 - they inherit it
     if endpoints.redis:
         env["REDIS_URL"] = endpoints.redis
     env["PYTHONUNBUFFERED"] = "1"
@@ -164,7 +165,7 @@ async def _workers(
     ports = worker_ports(settings)
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     endpoints = Endpoints(servers.nats_url, servers.redis_url, addresses.pop("dashboard"), addresses)
-    supervisor, stop = Supervisor(programs(endpoints, ports, folder), sink=sink), asyncio.Event()
+    supervisor, stop = Supervisor(programs(settings, endpoints, ports, folder), sink=sink), asyncio.Event()
     running = asyncio.create_task(supervisor.run(stop))
     watching = asyncio.create_task(servers.watch())
     try:

@@ -51,8 +51,6 @@ class Durable:
     name: str
     stream: str
     subjects: tuple[str, ...]
-    acknowledged: bool = True
-    """False: a reader that keeps its position elsewhere (a projection)."""
     max_ack_pending: int = 1000
 
 
@@ -106,10 +104,6 @@ DURABLES: Mapping[str, Durable] = {
         Durable("run-trial", "TRIALS", ("tars.command.trial.>",)),
         Durable("propose-champion", "EVENTS", ("tars.event.study.finished.>",)),
         Durable("run-rollout", "EVENTS", ("tars.event.update.released.>", "tars.event.update.roll-back-requested.>")),
-        Durable("project-events", "EVENTS", ("tars.event.>",), acknowledged=False),
-        Durable("project-trials", "TRIALS", ("tars.command.trial.>", "tars.event.trial.>"), acknowledged=False),
-        Durable("project-reports", "REPORTS", ("tars.report.>",), acknowledged=False),
-        Durable("project-dead", "DEAD", ("tars.dead.>",), acknowledged=False),
     )
 }
 
@@ -140,7 +134,7 @@ ROLES: Mapping[str, Rights] = {
         ("EVENTS", "AGENTS"),
     ),
     "agents": Rights(("tars.event.agent.>", "tars.report.agent.>", "tars.report.game.>"), (), ("EVENTS", "AGENTS")),
-    "consumers": Rights(("tars.reply.>",), ("project-events", "project-trials", "project-reports", "project-dead"), ()),
+    "consumers": Rights(("tars.reply.>",), (), ("EVENTS", "TRIALS", "REPORTS", "DEAD")),
 }
 """Who publishes what and works on which durable; the permissions of a shared server derive from it."""
 

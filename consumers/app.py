@@ -1,0 +1,30 @@
+"""The wiring of the consumers: projections, queries, lag."""
+
+import asyncio
+
+from tars.consumers.boards import BOARDS
+from tars.consumers.lag import watch_lag
+from tars.consumers.projection import Projection
+from tars.consumers.queries import serve_queries
+from tars.runtime.app import Worker
+from tars.runtime.settings import Settings
+from tars.runtime.view_store import MemoryViews
+
+
+def worker(settings: Settings) -> Worker:
+    """Keeps the views in memory and in Redis, and answers queries."""
+
+    async def project(running: Worker) -> None:
+        memory = MemoryViews(settings.redis_max_history_length)
+        projection = Projection(running.bus, settings, memory)
+        await serve_queries(running.bus, memory)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for stream in BOARDS:
+                    group.create_task(projection.run(stream))
+                group.create_task(watch_lag(running.bus, memory, projection.writer, running.registry))
+        finally:
+            if projection.writer is not None:
+                await projection.writer.close()
+
+    return Worker("consumers", settings, tasks=(project,))

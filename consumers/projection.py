@@ -1,0 +1,167 @@
+"""The one loop that folds a stream into rows: in memory for queries, and in Redis for the page."""
+
+import asyncio
+import logging
+from collections import Counter
+from typing import Final
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from redis.exceptions import RedisError
+
+from tars.consumers.boards import BOARDS, Board, Stored
+from tars.runtime.bus import Bus
+from tars.runtime.journal import Journal, stored_time
+from tars.runtime.settings import Settings
+from tars.runtime.view_changes import Changes
+from tars.runtime.view_store import MemoryViews, RedisWriter
+from tars.schemas.errors import Poison, Transient
+from tars.schemas.streams import STREAMS
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 500
+IDLE_SECONDS: Final = 1.0
+"""Without news the position in Redis is looked at this often: an emptied Redis is noticed, and rebuilt."""
+GATHER_SECONDS: Final = 0.02
+"""How long news may gather, so that many small messages are one write."""
+RETRY_SECONDS: Final = 0.5
+CONTIGUOUS: Final = frozenset({"EVENTS"})
+"""Streams that never lose a message: a gap in what is read means that the reading went wrong."""
+
+
+class Rewind(Exception):
+    """Redis holds less than was folded, so fold from the beginning again."""
+
+
+class Projection:
+    """Folds every stream; each process for itself into memory, all together into one Redis."""
+
+    def __init__(self, bus: Bus, settings: Settings, memory: MemoryViews) -> None:
+        self._bus, self._journal, self._settings = bus, Journal(bus), settings
+        self._memory = memory
+        self._in_memory: Counter[str] = Counter()
+        """By stream, up to which sequence memory has it."""
+        self.skipped: Counter[str] = Counter()
+        """By stream, messages that nobody could read."""
+        self.writer = RedisWriter(settings.redis, settings.redis_max_history_length) if settings.redis else None
+
+    async def run(self, stream: str) -> None:
+        """Fold a stream until cancelled, whatever goes away meanwhile."""
+        while True:
+            try:
+                await self._follow(stream)
+            except Rewind:
+                log.warning("rows are written anew from the ledger", extra={"stream": stream})
+            except (NatsError, Transient, OSError, TimeoutError) as error:
+                log.warning("NATS is away", extra={"stream": stream, "error": str(error)})
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self, stream: str) -> None:
+        """Fold from the beginning; raises Rewind when Redis has less than it had, or is back."""
+        info = await self._bus.stream(stream)
+        board: Board = BOARDS[stream](self._settings.redis_ttl_seconds)
+        redis = InRedis(self.writer, stream, info.created.isoformat() if info.created else "")
+        await redis.look()
+        at = max(board.first(0, info.state.last_seq), info.state.first_seq, 1)
+        bell = asyncio.Event()
+
+        async def ring(_: object) -> None:
+            bell.set()
+
+        bells = [await self._bus.client.subscribe(subject, cb=ring) for subject in STREAMS[stream].subjects]
+        try:
+            while True:
+                bell.clear()
+                batch = [_stored(message) for message in await self._journal.page(stream, at, BATCH)]
+                if not batch:
+                    await redis.look()
+                    await _wait(bell)
+                    continue
+                if stream in CONTIGUOUS and batch[0].sequence != at:
+                    raise Rewind(stream)
+                at = batch[-1].sequence + 1
+                changes = self._fold(stream, board, batch)
+                self._remember(stream, batch[-1].sequence, changes)
+                await redis.write(batch[-1].sequence, changes)
+        finally:
+            for subscription in bells:
+                if self._bus.client.is_connected:
+                    await subscription.unsubscribe()
+
+    def _remember(self, stream: str, last: int, changes: Changes) -> None:
+        """Memory may have it already, when only Redis is written anew."""
+        if last > self._in_memory[stream]:
+            self._memory.apply(changes.after(self._in_memory[stream]))
+            self._in_memory[stream] = last
+
+    def _fold(self, stream: str, board: Board, batch: list[Stored]) -> Changes:
+        for stored in batch:
+            try:
+                board.fold(stored)
+            except Poison as error:
+                self.skipped[stream] += 1
+                log.warning("not readable", extra={"stream": stream, "sequence": stored.sequence, "error": str(error)})
+        return board.changes()
+
+
+class InRedis:
+    """How far a stream's rows are in Redis, as this process last saw it."""
+
+    def __init__(self, writer: RedisWriter | None, stream: str, epoch: str) -> None:
+        self._writer, self._stream, self._epoch = writer, stream, epoch
+        self._written: int | None = None
+        """None: Redis is away, so rows go to memory alone."""
+        self._missed = False
+        """Rows went by while it was away."""
+
+    async def look(self) -> None:
+        """Read the position; raises Rewind when rows are missing there."""
+        if self._writer is None:
+            return
+        try:
+            found = await self._writer.position(self._stream, self._epoch)
+        except RedisError as error:
+            self._lose(error)
+            return
+        if self._missed or (self._written is not None and found < self._written):
+            raise Rewind(self._stream)
+        self._written = found
+
+    async def write(self, last: int, changes: Changes) -> None:
+        """Write a batch; where another process was ahead, go on from there."""
+        if self._writer is None:
+            return
+        if self._written is None:
+            self._missed = True
+            await self.look()
+            return
+        try:
+            while last > self._written:
+                found = await self._writer.write(self._stream, self._epoch, (self._written, last), changes)
+                if found < self._written:
+                    raise Rewind(self._stream)
+                self._written = found
+        except RedisError as error:
+            self._missed = True
+            self._lose(error)
+
+    def _lose(self, error: RedisError) -> None:
+        if self._written is not None:
+            log.warning("Redis is away: rows are kept in memory", extra={"stream": self._stream, "error": str(error)})
+        self._written = None
+
+
+def _stored(message: Msg) -> Stored:
+    headers = {key: str(value) for key, value in (message.headers or {}).items()}
+    time = stored_time(headers["Nats-Time-Stamp"])
+    return Stored(int(headers["Nats-Sequence"]), time, headers["Nats-Subject"], message.data, headers)
+
+
+async def _wait(bell: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            await bell.wait()
+    except TimeoutError:
+        return
+    await asyncio.sleep(GATHER_SECONDS)

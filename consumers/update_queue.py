@@ -1,0 +1,104 @@
+"""update.* events -> the approval queue, and each update's history in sentences. Pure."""
+
+from datetime import datetime
+from typing import Any, assert_never
+
+from tars.schemas.message import By
+from tars.schemas.update import (
+    UpdateApproved,
+    UpdateCommandRefused,
+    UpdateConfirmed,
+    UpdateEvent,
+    UpdateFailed,
+    UpdateProposed,
+    UpdateRefused,
+    UpdateRejected,
+    UpdateReleased,
+    UpdateReloaded,
+    UpdateResumed,
+    UpdateRollBackRequested,
+    UpdateRolledBack,
+    UpdateStarted,
+    UpdateSuperseded,
+)
+from tars.schemas.views import AuditEntry, UpdateRow
+
+Change = tuple[str, dict[str, Any]]
+"""What happened in a sentence, and the fields of the row that it changes."""
+
+
+def row(event: UpdateEvent, before: UpdateRow | None, at: datetime, trace_id: str | None = None) -> UpdateRow | None:
+    """The update's row after `event`; None: nobody proposed it."""
+    by: By | None = getattr(event, "by", None)
+    if before is None:
+        if not isinstance(event, UpdateProposed | UpdateRefused):
+            return None
+        before = UpdateRow(
+            update_id=event.update_id, stage="pending", proposed_at=at, proposed_by=str(event.by), changed_at=at,
+            agents=(), values=event.values,
+        )  # fmt: skip
+    text, change = _change(event)
+    entry = AuditEntry(at=at, kind=event.kind, by=str(by) if by else None, text=text, trace_id=trace_id)
+    return before.model_copy(update={**change, "changed_at": at, "history": (*before.history, entry)})
+
+
+def _change(event: UpdateEvent) -> Change:  # noqa: C901, PLR0911, PLR0912 - one answer for each event
+    match event:
+        case UpdateProposed():
+            return _proposed(event)
+        case UpdateRefused():
+            why = {"stage": "refused", "reasons": event.reasons, "agents": event.agents}
+            return f"refused: {'; '.join(event.reasons)}", why
+        case UpdateApproved():
+            how = "approved on hold" if event.hold else "approved"
+            change = {"stage": "approved", "approved_by": str(event.by), "mode": event.mode}
+            return f"{how}{_because(event.reason)}", change
+        case UpdateRejected():
+            return f"rejected{_because(event.reason)}", {"stage": "rejected", "reasons": _some(event.reason)}
+        case UpdateSuperseded():
+            return f"superseded: {'; '.join(event.reasons)}", {"stage": "superseded", "reasons": event.reasons}
+        case UpdateCommandRefused():
+            return f"{event.command} refused: {'; '.join(event.reasons)}", {}
+        case UpdateReleased():
+            return "released to its agents", {"stage": "released"}
+        case UpdateResumed():
+            return f"rollout in the hands of {event.holder}", {}
+        case UpdateStarted():
+            return f"reloading {len(event.agents)} agents", {"stage": "reloading"}
+        case UpdateReloaded():
+            slowest = max((back.milliseconds for back in event.read_backs), default=0.0)
+            text = f"read back from {len(event.read_backs)} agents, the slowest after {slowest:.1f} ms"
+            return text, {"stage": "reloaded", "read_backs": event.read_backs}
+        case UpdateConfirmed():
+            return "confirmed: every agent runs the new values", {"stage": "confirmed"}
+        case UpdateRollBackRequested():
+            change = {"stage": "rolling back", "reasons": _some(event.reason)}
+            return f"to be rolled back{_because(event.reason)}", change
+        case UpdateRolledBack():
+            return _rolled_back(event)
+        case UpdateFailed():
+            return f"failed: {event.error}", {"stage": "failed", "reasons": (event.error,)}
+        case _:
+            assert_never(event)
+
+
+def _proposed(event: UpdateProposed) -> Change:
+    fields = ("values", "base", "before", "evidence", "study_id", "reason", "expires_at")
+    change = {name: getattr(event, name) for name in fields}
+    values = ", ".join(f"{key} = {value:g}" for key, value in event.values.items() if value is not None)
+    text = f"proposed {values} for {', '.join(event.base)}{_because(event.reason)}"
+    return text, {**change, "stage": "pending", "agents": tuple(event.base), "proposed_by": str(event.by)}
+
+
+def _rolled_back(event: UpdateRolledBack) -> Change:
+    left = "".join(f"; {agent} was not reached: {why}" for agent, why in event.unreached.items())
+    text = f"rolled back on {len(event.read_backs)} agents{_because(event.reason)}{left}"
+    return text, {"stage": "rolled back", "read_backs": event.read_backs, "reasons": _some(event.reason)}
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _some(reason: str) -> tuple[str, ...]:
+    return (reason,) if reason else ()

@@ -1,0 +1,62 @@
+"""What the command line prints: a table for people, JSON for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from tars.schemas.hyperparameters import Value
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
+
+out = Console()
+err = Console(stderr=True)
+
+
+def show_json(value: object) -> None:
+    """Print one JSON value on standard output."""
+    typer.echo(json.dumps(_plain(value)))
+
+
+def show_rows(title: str, rows: Sequence[BaseModel], columns: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print rows; columns: heading -> function of a row that gives its cell."""
+    if as_json:
+        show_json(rows)
+        return
+    if not rows:
+        out.print(f"no {title}")
+        return
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for place, heading in enumerate(columns):
+        table.add_column(heading, no_wrap=place == 0)  # an id is to be copied
+    for row in rows:
+        table.add_row(*(str(cell(row)) for cell in columns.values()))
+    out.print(table)
+
+
+def values_text(values: Mapping[str, Value]) -> str:
+    """Hyperparameters in one line: `gamma 0.95, tau 0.05`."""
+    return ", ".join(f"{key} {number(value)}" for key, value in values.items())
+
+
+def number(value: float | None) -> str:
+    """A number short enough for a table."""
+    return "-" if value is None else f"{value:.6g}"
+
+
+def clock(at: datetime | None) -> str:
+    """A moment in local time."""
+    return at.astimezone().strftime("%m-%d %H:%M:%S") if at else "-"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,120 @@
+"""Commands that run something: provision, run, up."""
+
+import asyncio
+import importlib
+import signal
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from tars.cli.output import AsJson, err, out, show_json
+from tars.runtime.settings import Settings, load_settings
+from tars.schemas.errors import TarsError
+
+ROLES: Final = {
+    "coordinator": ("tars.automl_worker.app", "automl", 8097),
+    "trainer": ("tars.automl_worker.trainer_app", "automl", 0),
+    "sync": ("tars.sync_worker.app", "", None),
+    "consumers": ("tars.consumers.app", "", 3001),
+    "agents": ("tars.agents.app", "agents", 8094),
+    "dashboard": ("tars.dashboard.serve", "dashboard", 3000),
+}
+"""Role -> module, the extra it needs, documented port (None: a setting)."""
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder; default .tars.")]
+
+
+class MissingExtra(TarsError):
+    """A role needs packages that are not installed."""
+
+
+def provision(*, as_json: AsJson = False) -> None:
+    """Make streams and consumers on the server, or change what differs."""
+    from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
+    from tars.runtime import bus  # noqa: PLC0415
+    from tars.runtime import provision as streams  # noqa: PLC0415
+
+    settings = load_settings()
+
+    async def make() -> dict[str, str]:
+        connection = await bus.connect_bus(nats_address(settings), "provision", patience=3)
+        try:
+            return await streams.provision(connection.jetstream, ack_wait=settings.ack_wait_seconds)
+        finally:
+            await connection.close()
+
+    done = asyncio.run(make())
+    if as_json:
+        show_json(done)
+        return
+    for name, what in done.items():
+        out.print(f"{what:10} {name}", highlight=False)
+
+
+def run(
+    role: Annotated[str, typer.Argument(help=", ".join(ROLES))],
+    *,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65_535, help="HTTP; 0: any free one.")] = None,
+) -> None:
+    """Run one worker, against NATS_URL and REDIS_URL."""
+    if role not in ROLES:
+        raise typer.BadParameter(f"there is no role {role}; there are {', '.join(ROLES)}")
+    settings = load_settings()
+    module, extra, documented = ROLES[role]
+    chosen = port if port is not None else settings.hyperparam_sync_port if documented is None else documented
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"{role} needs {error.name}: pip install 'tars-rl[{extra or 'all'}]'") from error
+    if role == "dashboard":
+        found.serve(settings, chosen)
+        return
+    from tars.runtime.app import run_worker  # noqa: PLC0415 - help must be quick
+    from tars.runtime.telemetry import start_telemetry  # noqa: PLC0415
+
+    start_telemetry(role, settings.log_level)
+    run_worker(found.worker(settings), chosen)
+
+
+def up(
+    *,
+    data: Data = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+) -> None:
+    """Run everything on this machine until Ctrl-C."""
+    settings = load_settings()
+    asyncio.run(run_up(settings, (data or settings.tars_data).resolve(), open_page=not no_browser))
+
+
+async def run_up(settings: Settings, folder: Path, *, open_page: bool) -> None:
+    """Run the stack until a signal; print where everything is."""
+    from tars.runtime.stack import stack  # noqa: PLC0415 - help must be quick
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    err.print(f"starting in {folder} ...")
+    async with stack(settings, folder, sink=prefixed()) as (endpoints, _):
+        out.print(
+            f"page   {endpoints.dashboard}\nnats   {endpoints.nats}\nredis  {endpoints.redis or '-'}", highlight=False
+        )
+        out.print("Ctrl-C stops everything; the data stays.", highlight=False)
+        if open_page:
+            webbrowser.open(endpoints.dashboard)
+        await stop.wait()
+        err.print("stopping ...")
+
+
+def prefixed() -> Callable[[str, str], None]:
+    """Print the lines of programs with their name, a colour for each on a terminal."""
+    colours = ("cyan", "green", "yellow", "magenta", "blue", "red", "white")
+    seen: dict[str, str] = {}
+
+    def show(name: str, line: str) -> None:
+        colour = seen.setdefault(name, colours[len(seen) % len(colours)])
+        err.print(f"{name:>12} | ", style=colour, end="", highlight=False)
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return show

@@ -1,0 +1,167 @@
+"""Commands about updates: propose, approve, reject, apply, rollback, and their history."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+import tars
+from tars.cli.output import AsJson, clock, number, out, show_json, show_rows, values_text
+from tars.producers.commands import CommandRefused
+from tars.schemas.hyperparameters import ALGORITHMS, Value
+from tars.schemas.message import Event
+from tars.schemas.views import UpdateRow
+
+UpdateId = Annotated[str, typer.Argument(metavar="UPDATE", help="Its id, as `tars updates` shows it.")]
+Why = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the history.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
+
+
+def updates(*, pending: Annotated[bool, typer.Option("--pending")] = False, as_json: AsJson = False) -> None:
+    """Show updates, newest first."""
+    with tars.connect() as bus:
+        rows = bus.pending() if pending else bus.updates()
+    columns = {
+        "update": lambda r: r.update_id,
+        "stage": lambda r: r.stage,
+        "agents": lambda r: ", ".join(r.agents),
+        "values": lambda r: values_text(r.values),
+        "evidence": _evidence,
+        "proposed": lambda r: f"{clock(r.proposed_at)} by {r.proposed_by}",
+    }
+    show_rows("pending updates" if pending else "updates", rows, columns, as_json=as_json)
+
+
+def _evidence(row: UpdateRow) -> str:
+    found = row.evidence
+    return f"{found.verdict} {found.gain:+.3f}" if found else "none"
+
+
+def propose(
+    *,
+    sets: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A value to change; repeat it.")],
+    agent: Annotated[list[str] | None, typer.Option("--agent", help="An agent; repeat it.")] = None,
+    role: Annotated[str | None, typer.Option("--role", help="All live agents of a role.")] = None,
+    reason: Why = "",
+    update_id: Annotated[str | None, typer.Option("--id", help="Its id; made up unless given.")] = None,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Propose values for agents; the rest stays as each agent runs it."""
+    values = dict(parse_value(text) for text in sets)
+    with tars.connect() as bus:
+        update = bus.propose(values, role=role, agents=tuple(agent or ()), reason=reason, update_id=update_id)
+        event = update.wait() if wait else None
+    _done(update.update_id, "proposed", event, as_json=as_json)
+
+
+def parse_value(text: str) -> tuple[str, Value]:
+    """Read `key=value`: a whole number for a whole-number key, else a number; raises typer.BadParameter."""
+    key, found, value = text.partition("=")
+    if not found or not key:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE, for example gamma=0.97")
+    whole = any(
+        declared.name == key and declared.type is int for a in ALGORITHMS.values() for declared in a.hyperparameters
+    )
+    try:
+        return key.strip(), int(value) if whole else float(value)
+    except ValueError:
+        kind = "a whole number" if whole else "a number"
+        raise typer.BadParameter(f"{value!r} is not {kind}: {key} needs one") from None
+
+
+def approve(
+    update_id: UpdateId,
+    *,
+    reason: Why = "",
+    hold: Annotated[bool, typer.Option("--hold", help="Do not release it yet; `tars apply` does.")] = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a pending update through."""
+    with tars.connect() as bus:
+        bus.approve(update_id, reason, hold=hold)
+        event = bus.wait_for_update(update_id) if wait and not hold else None
+    _done(update_id, "approved, on hold" if hold else "approved and released", event, as_json=as_json)
+
+
+def reject(update_id: UpdateId, *, reason: Why = "", as_json: AsJson = False) -> None:
+    """Turn an update down before it is released."""
+    with tars.connect() as bus:
+        bus.reject(update_id, reason)
+    _done(update_id, "rejected", None, as_json=as_json)
+
+
+def apply(update_id: UpdateId, *, wait: Wait = False, as_json: AsJson = False) -> None:
+    """Release an update that was approved on hold."""
+    with tars.connect() as bus:
+        bus.apply(update_id)
+        event = bus.wait_for_update(update_id) if wait else None
+    _done(update_id, "released", event, as_json=as_json)
+
+
+def rollback(update_id: UpdateId, *, reason: Why = "", wait: Wait = False, as_json: AsJson = False) -> None:
+    """Take a released update back: its agents return to the values they ran before it."""
+    with tars.connect() as bus:
+        bus.roll_back(update_id, reason)
+        event = bus.wait_for_update(update_id, rolled_back=True) if wait else None
+    _done(update_id, "to be rolled back", event, as_json=as_json)
+
+
+def _done(update_id: str, what: str, event: Event | None, *, as_json: bool) -> None:
+    """Say what became of it; waiting for something that did not go through ends with exit code 1."""
+    ended = event.kind.split(".")[1].replace("-", " ") if event else None
+    if as_json:
+        show_json(
+            {
+                "update_id": update_id,
+                "outcome": ended or what,
+                "event": event.model_dump(mode="json") if event else None,
+            }
+        )
+    else:
+        out.print(f"{update_id}: {ended or what}")
+    if ended not in {None, "confirmed", "rolled back"} or (ended == "rolled back" and "rolled" not in what):
+        raise typer.Exit(1)
+
+
+def history(
+    key: Annotated[str, typer.Argument(metavar="ID", help="An update, or an agent.")], *, as_json: AsJson = False
+) -> None:
+    """Show every event of an update, or the episodes of an agent."""
+    with tars.connect() as bus:
+        row = bus.update(key)
+        points = [] if row else bus.history(key)
+    if row is None and not points:
+        raise CommandRefused(f"there is no update and no agent {key}")
+    if row is None:
+        show_rows(f"episodes of {key}", points, POINTS, as_json=as_json)
+    elif as_json:
+        show_json(row)
+    else:
+        _show_update(row)
+
+
+POINTS = {
+    "at": lambda p: clock(p.at),
+    "episode": lambda p: p.episode,
+    "score": lambda p: number(p.score),
+    "version": lambda p: p.version,
+}
+
+
+def _show_update(row: UpdateRow) -> None:
+    out.print(f"[bold]{escape(row.update_id)}[/] {row.stage}: {escape(values_text(row.values))}")
+    if row.evidence:
+        e = row.evidence
+        out.print(
+            f"evidence {e.verdict}: held-out gain {e.gain:+.3f} (95 % from {e.gain_low:+.3f} to {e.gain_high:+.3f}, "
+            f"{len(e.scores)} seeds, p {e.p_value:.2g}); the search said {e.search_gain:+.3f}"
+        )
+    for entry in row.history:
+        who = f" by {entry.by}" if entry.by else ""
+        out.print(f"  {clock(entry.at)}  {escape(entry.text)}{escape(who)}", highlight=False)
+    for back in row.read_backs:
+        proof = "as asked" if back.equal else "NOT as asked"
+        kept = "weights kept" if back.weights_kept else "weights CHANGED"
+        out.print(f"  {back.agent_id} read back {proof} after {back.milliseconds:.1f} ms, {kept}", highlight=False)
