@@ -40,7 +40,7 @@ class Adam:
             self._m.lerp_(gradient, share * (1 - BETA_1))
             self._v.lerp_(torch.mul(gradient, gradient, out=self._room), share * (1 - BETA_2))
             learning_rate = learning_rate * active
-        scale, epsilon = self._corrections.index_select(0, self.steps.clamp_max(CORRECTED_STEPS)).split(1, 1)
+        scale, epsilon = self._corrections.index_select(0, self.steps.clamp_max(CORRECTED_STEPS)).tensor_split(2, 1)
         torch.sqrt(self._v, out=self._room).add_(epsilon)
         torch.div(self._m, self._room, out=self._room)
         self._parameters.addcmul_(self._room, scale * learning_rate[:, None])

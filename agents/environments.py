@@ -102,7 +102,7 @@ class RoleEnvironment:
     def played(self, state: Tensor, action: Tensor) -> Played:
         """What all four roles made of the states and actions of an episode (any equal shapes)."""
         mean = self._table[(state * self.actions + action).reshape(-1)].mean(0)
-        scores = {r: float(self._game.score(r, mean[i])) for i, r in enumerate(ROLES)}
+        scores = {str(r): float(self._game.score(r, mean[i])) for i, r in enumerate(ROLES)}
         return Played(scores, {"veto": float(mean[4]), "starved": float(mean[5])}, float(mean[6]))
 
 

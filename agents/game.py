@@ -183,8 +183,8 @@ class Game:
         share = [x if r != role else torch.ones_like(x) for r, x in zip(ROLES, joint[:3], strict=False)]
         away = [axis + 1 for axis in range(3) if axis != who]
         weight = _product(share)
-        outcome = (self.outcome.at(adequacy[..., None]) * weight[..., None]).sum(away)
-        return outcome, (self.reward.at(adequacy)[who] * weight).sum(away)
+        met = (self.outcome.at(adequacy[..., None]) * weight[..., None]).sum(away)
+        return met, (self.reward.at(adequacy)[who] * weight).sum(away)
 
     def faced_capacity(self, joint: Joint) -> tuple[Affine, Affine]:
         """What resource faces, affine in the adequacy: outcomes [S, 1, O], and rewards [S, 1] without `price`."""

@@ -69,11 +69,21 @@ class Applied:
 class Learner(Protocol):
     """What a live agent learns with; its methods are called from the event loop and return at once."""
 
-    agent_id: str
-    role: str
-    world: str | None
-    algorithm: AlgorithmName | None
-    """None: it follows a reference policy."""
+    @property
+    def agent_id(self) -> str:
+        """Its name on the bus."""
+
+    @property
+    def role(self) -> str:
+        """What it does in its world."""
+
+    @property
+    def world(self) -> str | None:
+        """The hosted world it plays in."""
+
+    @property
+    def algorithm(self) -> AlgorithmName | None:
+        """What it learns by; None: it follows a reference policy."""
 
     def values(self) -> dict[str, Value]:
         """Return the whole set in use."""
@@ -179,10 +189,11 @@ class LiveAgent:
         )
         self._say(f"{cause}.{version}.accepted", accepted)
         reload = Reload(version, command.update_id, command.values)
-        self.learner.reload(
-            reload,
-            lambda applied: self._loop.call_soon_threadsafe(self._applied, f"{cause}.{version}.reloaded", applied),
-        )
+
+        def applied(found: Applied) -> None:  # called from the learner's thread
+            self._loop.call_soon_threadsafe(self._applied, f"{cause}.{version}.reloaded", found)
+
+        self.learner.reload(reload, applied)
 
     def _objections(self, command: ConfigureAgent, running: dict[str, Value]) -> list[str]:
         """The agent's own last check: what it cannot run it refuses, whoever approved it."""

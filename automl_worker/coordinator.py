@@ -1,6 +1,7 @@
 """The process of one study: ask, fold, weigh, finish. It holds nothing that its messages do not."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,7 +100,7 @@ def plan(started: StudyStarted, board: Board) -> Ask | Wait | StudyFinished:
     """The next step, with Optuna's suggestions."""
     algorithm = ALGORITHMS[started.algorithm]
 
-    def points(history: list[tuple[dict[str, Value], float]], count: int) -> list[dict[str, Value]]:
+    def points(history: Sequence[tuple[dict[str, Value], float]], count: int) -> list[dict[str, Value]]:
         told = [Asked(point, score) for point, score in history]
         return suggest(algorithm, started.searched, told, sampler=started.sampler, seed=started.seed, count=count)
 

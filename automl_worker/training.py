@@ -35,6 +35,7 @@ class Result:
 
 def group_of(trial: RunTrial) -> Hashable:
     """What trials must share to be lanes of one population; a trial that cannot say is alone."""
+    structure: Hashable
     try:
         structure = ALGORITHMS[trial.algorithm].structure(trial.hyperparameters)
     except KeyError:

@@ -1,7 +1,7 @@
 """agent.* events and reports -> rows about live agents. Pure."""
 
 from datetime import datetime
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from tars.schemas.agent import (
     AgentAccepted,
@@ -24,6 +24,7 @@ MEASURED: Final = frozenset({"episode", "step", "score", "seen_at"})
 def row(event: AgentEvent, before: AgentRow | None, at: datetime) -> AgentRow:
     """The agent's row after `event`: what it runs."""
     known = before or AgentRow(agent_id=event.agent_id)
+    change: dict[str, Any]
     match event:
         case AgentStarted():
             change = {

@@ -65,7 +65,9 @@ def encoded(
     row: Frozen, *, only: frozenset[str] | None = None, without: frozenset[str] = frozenset()
 ) -> dict[str, str]:
     """Each field as JSON, the form in which a hash holds it."""
-    have: dict[str, Any] = row.model_dump(mode="json", include=only and set(only), exclude=set(without))
+    have: dict[str, Any] = row.model_dump(
+        mode="json", include=None if only is None else set(only), exclude=set(without)
+    )
     return {name: json.dumps(value, separators=(",", ":")) for name, value in have.items()}
 
 

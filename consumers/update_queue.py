@@ -43,12 +43,13 @@ def row(event: UpdateEvent, before: UpdateRow | None, at: datetime, trace_id: st
 
 
 def _change(event: UpdateEvent) -> Change:  # noqa: C901, PLR0911, PLR0912 - one answer for each event
+    change: dict[str, Any]
     match event:
         case UpdateProposed():
             return _proposed(event)
         case UpdateRefused():
-            why = {"stage": "refused", "reasons": event.reasons, "agents": event.agents}
-            return f"refused: {'; '.join(event.reasons)}", why
+            change = {"stage": "refused", "reasons": event.reasons, "agents": event.agents}
+            return f"refused: {'; '.join(event.reasons)}", change
         case UpdateApproved():
             how = "approved on hold" if event.hold else "approved"
             change = {"stage": "approved", "approved_by": str(event.by), "mode": event.mode}

@@ -98,13 +98,13 @@ class Worker:
             self.settings.nats,
             name=self.name,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
             connect_timeout=2,
             pending_size=0,
             graceful_timeout=GRACE,
             logger=None,
             middlewares=(
-                Delivery,  # outermost: the others still see the error
+                Delivery,  # type: ignore[arg-type] # a class is a factory of itself; outermost: the others still see the error
                 NatsTelemetryMiddleware(),
                 NatsPrometheusMiddleware(registry=self.registry, app_name=self.name),
             ),

@@ -204,7 +204,7 @@ async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[N
         connect_timeout=2,
         allow_reconnect=True,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=0.2,
+        reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
         # What could not be sent now must not be sent later: its sender has been told that it failed.
         pending_size=0,
         disconnected_cb=lost,

@@ -133,7 +133,7 @@ def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
     )
 
 
-class Delivery(BaseMiddleware):
+class Delivery(BaseMiddleware[Any, Msg]):
     """FastStream's outermost middleware: one delivery of one message, from its arrival to its acknowledgement.
 
     Reads `bus`, `durables` (subject prefix -> durable) and `ack_wait` (seconds) from the broker's context; gives

@@ -309,7 +309,7 @@ class RedisWriter:
 
     async def pipeline(self, rows: Sequence[PipelineRow]) -> None:
         """Write what waits before each durable."""
-        fields = {row.durable: row.model_dump_json() for row in rows}
+        fields: Any = {row.durable: row.model_dump_json() for row in rows}
         await cast("Any", self._redis.hset(keys.PIPELINE, mapping=fields))
 
     async def close(self) -> None:

@@ -52,7 +52,7 @@ def ill_typed(declared: Hyperparameter, value: Value) -> str | None:
     """Why `value` has not the declared type; None: it has."""
     if value is None:
         return None if declared.default is None else f"{declared.name} = None: it must be a number"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not math.isfinite(value):
         return f"{declared.name} = {value!r}: it must be a finite number"
     if declared.type is int and not (isinstance(value, int)):
         return f"{declared.name} = {value!r}: it must be a whole number, written without a point"

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import Field, StrictInt, TypeAdapter
+from pydantic import Field, StrictInt
 
 from tars.schemas.message import Frozen
 from tars.schemas.views import (
@@ -62,4 +62,5 @@ def query_subject(name: str) -> str:
 
 def rows_of(name: str, reply: Reply) -> list[Any]:
     """Read a reply's rows as the models of the query."""
-    return TypeAdapter(list[QUERIES[name]]).validate_python(list(reply.rows))
+    model = QUERIES[name]
+    return [model.model_validate(row) for row in reply.rows]

@@ -1,21 +1,20 @@
 """A trial: one set of hyperparameters trained once, from one seed."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
 from tars.schemas.hyperparameters import AlgorithmName, Value
-from tars.schemas.message import Command, Event, Holder, Id, Message, Report
+from tars.schemas.message import Command, Event, Frozen, Holder, Id, Report
 
 TrialNumber = Annotated[StrictInt, Field(ge=0, lt=1_000_000)]
 Phase = Literal["search", "confirmation"]
 FAILED_SCORE = -1000.0
 
 
-class TrialMessage(Message):
+class TrialMessage(Frozen):
     """Anything about a trial; its key is `<study>.<number>`."""
 
-    CHANNEL: ClassVar[Literal["event", "command", "report"]]
     study_id: Id
     number: TrialNumber
 

@@ -7,6 +7,10 @@ level: other projects already use these names.
 
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tars.producers.client import connect
 
 __version__ = "0.10.0"
 
@@ -21,7 +25,7 @@ if find_spec("tars.agents") is None:  # links unpacked as text files, or a wheel
 
 _PUBLIC = {"connect": "tars.producers.client"}  # name -> module; loaded when first used: importing tars is light
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the names are strings
+__all__ = ["__version__", "connect"]
 
 
 def __getattr__(name: str) -> object:

@@ -45,8 +45,10 @@ def start(
 
 
 def _algorithm(name: str | None) -> AlgorithmName | None:
-    if name is None or name == "dqn":
-        return name
+    if name is None:
+        return None
+    if name == "dqn":
+        return "dqn"
     raise typer.BadParameter(f"there is no algorithm {name}; there is dqn")
 
 

@@ -11,6 +11,7 @@ from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused
 from tars.runtime.bus import Bus, fresh_id
 from tars.runtime.servers import Server
+from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By
 from tars.schemas.study import StartStudy, StudyFinished
 from tars.schemas.update import ApproveUpdate, ProposeUpdate, RejectUpdate
@@ -60,7 +61,7 @@ class Traffic:
     async def flow(self) -> None:
         for number in range(UPDATES):
             update_id, rate = f"u{number}", 1e-3 * (1 + number % 5)
-            values = {"learning_rate": rate, "gamma": 0.95 + 0.001 * number}
+            values: dict[str, Value] = {"learning_rate": rate, "gamma": 0.95 + 0.001 * number}
             if not await self.send(ProposeUpdate(update_id=update_id, agents=("policy-0",), values=values)):
                 continue
             if number % 6 == 5:

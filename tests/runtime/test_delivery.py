@@ -12,7 +12,7 @@ from tars.runtime import delivery
 from tars.runtime.app import Worker
 from tars.runtime.bus import Bus
 from tars.runtime.delivery import decoded
-from tars.runtime.journal import Journal
+from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings
 from tars.schemas.errors import Conflict, Refused, Transient
 from tars.schemas.message import Answer, By, Envelope
@@ -52,7 +52,7 @@ class Behaviour:
         self, command: UpdateCommand, envelope: Annotated[Envelope, Context()], journal: Annotated[Journal, Context()]
     ) -> Sequence[UpdateEvent]:
         self.calls.append(command.kind)
-        history = await journal.read("update", command.update_id)
+        history: History[UpdateEvent] = await journal.read("update", command.update_id)
         match command:
             case RejectUpdate():
                 raise Refused("it is too late", "and too dark")

@@ -12,9 +12,9 @@ from tars.schemas.update import UpdateConfirmed, UpdateEvent, UpdateReleased, Up
 
 pytestmark = pytest.mark.anyio
 ADA = By(principal="ada")
-RELEASED = UpdateReleased(update_id="u1", by=ADA)
-STARTED = UpdateStarted(update_id="u1", agents=("a",))
-CONFIRMED = UpdateConfirmed(update_id="u1")
+RELEASED: UpdateEvent = UpdateReleased(update_id="u1", by=ADA)
+STARTED: UpdateEvent = UpdateStarted(update_id="u1", agents=("a",))
+CONFIRMED: UpdateEvent = UpdateConfirmed(update_id="u1")
 
 
 async def test_what_is_appended_is_read_back_in_order_with_its_cause_and_time(bus: Bus) -> None:
