@@ -110,7 +110,7 @@ class LiveAgent:
 
     async def last_run(self) -> RunningAgent:
         """Read what this agent ran when it was last heard of, to go on from there."""
-        self._history = await _until_possible(lambda: self._journal.read("agent", self.agent_id))
+        self._history = await _until_possible(lambda: self._journal.newest("agent", self.agent_id))
         return replay(self._history.events)
 
     async def start(self, before: RunningAgent) -> None:
@@ -241,7 +241,7 @@ class LiveAgent:
             new: History[AgentEvent] = await self._journal.read("agent", self.agent_id, after=self._history.version)
             self._history = self._history.extended(new)
         except Conflict:
-            self._history = await self._journal.read("agent", self.agent_id)
+            self._history = await self._journal.newest("agent", self.agent_id)
         except (Transient, NatsError, OSError, TimeoutError) as error:
             log.warning("cannot say yet", extra={"agent": self.agent_id, "event": event.kind, "error": str(error)})
             await asyncio.sleep(RETRY_SECONDS)

@@ -27,7 +27,7 @@ async def read_agents(journal: Journal, agent_ids: Iterable[str]) -> dict[str, R
     """What these agents run; one that never started is left out."""
 
     async def read(agent_id: str) -> RunningAgent:
-        history: History[AgentEvent] = await journal.read("agent", agent_id)
+        history: History[AgentEvent] = await journal.newest("agent", agent_id)
         return replay(history.events)
 
     found = await asyncio.gather(*(read(agent_id) for agent_id in dict.fromkeys(agent_ids)))

@@ -42,13 +42,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def show(title: str, figures: Sequence[Figure], path: Path | None) -> None:
     """Print the figures as a table; write them to `path` as JSON."""
-    table = Table(title=title)
-    for heading in ("metric", "value", "floor", "target", "reached", ""):
-        table.add_column(heading, justify="left" if heading in {"metric", "reached", ""} else "right")
+    table = Table(title=title, title_justify="left", box=None)
+    for heading in ("metric", "value", "floor", "target", "reached"):
+        table.add_column(heading, justify="left" if heading in {"metric", "reached"} else "right", no_wrap=True)
     for figure in figures:
         bounds = ["-" if bound is None else f"{bound:g}" for bound in (figure.floor, figure.target)]
-        table.add_row(figure.metric, f"{figure.value:.4g}", *bounds, figure.verdict, figure.note)
-    Console().print(table)
+        table.add_row(figure.metric, f"{figure.value:.4g}", *bounds, figure.verdict)
+    console = Console()
+    console.print(table)
+    for figure in figures:
+        if figure.note:
+            console.print(f"  {figure.metric}: {figure.note}", style="dim", highlight=False)
     if path is not None:
         path.write_text(json.dumps([{**asdict(f), "reached": f.verdict} for f in figures], indent=2) + "\n")
 

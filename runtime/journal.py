@@ -68,42 +68,50 @@ class Journal:
         subject = history_subject(noun, key)
         return History(noun, key, await self.messages(stream_of(subject), subject, after=after))
 
+    async def newest(self, noun: str, key: str) -> History[E]:
+        """Read the newest event of each kind of one id: a few, however long its history; in their order.
+
+        Enough for a noun whose events each say all that they change, as an agent's do.
+        """
+        subject = history_subject(noun, key)
+        messages = await self._direct(stream_of(subject), subject, {"multi_last": [subject]})
+        return History(noun, key, tuple(sorted(map(_entry, messages), key=lambda entry: entry.sequence)))
+
     async def messages(self, stream: str, subject: str, *, after: int = 0) -> tuple[Entry[Any], ...]:
         """Read whatever lies on a subject filter, oldest first; raises Transient when NATS is away."""
-        try:
-            messages = await self._read(stream, subject, after + 1)
-        except (NatsError, TimeoutError) as error:
-            raise Transient(f"{subject}: cannot be read ({type(error).__name__})") from error
-        return tuple(_entry(message) for message in messages)
-
-    async def page(self, stream: str, start: int, size: int) -> list[Msg]:
-        """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time."""
-        return await self._page(stream, ">", start, size)
-
-    async def _read(self, stream: str, subject: str, start: int) -> list[Msg]:
         found: list[Msg] = []
+        start = after + 1
         while page := await self._page(stream, subject, start, _PAGE):
             found += page
             if len(page) < _PAGE:
                 break
             start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
-        return found
+        return tuple(_entry(message) for message in found)
+
+    async def page(self, stream: str, start: int, size: int) -> list[Msg]:
+        """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time."""
+        return await self._page(stream, ">", start, size)
 
     async def _page(self, stream: str, subject: str, start: int, size: int) -> list[Msg]:
+        return await self._direct(stream, subject, {"seq": start, "next_by_subj": subject, "batch": size})
+
+    async def _direct(self, stream: str, subject: str, request: dict[str, Any]) -> list[Msg]:
         """One direct get: stateless, so nothing to restore after an outage."""
         client, inbox, found = self._bus.client, self._bus.client.new_inbox(), list[Msg]()
-        replies = await client.subscribe(inbox)
         try:
-            request = {"seq": start, "next_by_subj": subject, "batch": size}
-            await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-            while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
-                found.append(message)
-            if status not in {"204", "404"}:
-                raise Transient(f"{subject}: cannot be read (status {status})")
-            return found
-        finally:
-            if client.is_connected:
-                await replies.unsubscribe()
+            replies = await client.subscribe(inbox)
+            try:
+                await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+                while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
+                    found.append(message)
+            finally:
+                if client.is_connected:
+                    await replies.unsubscribe()
+        except (NatsError, TimeoutError) as error:
+            raise Transient(f"{subject}: cannot be read ({type(error).__name__})") from error
+        if status not in {"204", "404"}:
+            raise Transient(f"{subject}: cannot be read (status {status})")
+        return found
 
     async def append(
         self, events: Sequence[E], history: History[E], *, cause: str, by: By | None = None

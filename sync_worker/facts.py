@@ -45,7 +45,7 @@ async def running_agents(journal: Journal, agent_ids: Iterable[str]) -> dict[str
     """Read the agents concerned; one that never started is left out."""
 
     async def read(agent_id: str) -> tuple[str, RunningAgent]:
-        history: History[AgentEvent] = await journal.read("agent", agent_id)
+        history: History[AgentEvent] = await journal.newest("agent", agent_id)
         return agent_id, replay(history.events)
 
     found = await asyncio.gather(*(read(agent_id) for agent_id in dict.fromkeys(agent_ids)))

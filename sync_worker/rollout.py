@@ -189,7 +189,10 @@ class Rollout:
 
     async def _read(self, expected: Mapping[str, Expected]) -> None:
         async def one(name: str, found: Expected) -> None:
-            new: History[AgentEvent] = await self.journal.read("agent", name, after=found.history.version)
+            known = found.history.version
+            new: History[AgentEvent] = await (
+                self.journal.read("agent", name, after=known) if known else self.journal.newest("agent", name)
+            )
             found.history = found.history.extended(new)
             found.hear(new.events)
 
