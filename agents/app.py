@@ -63,10 +63,10 @@ class Host:
             for agent, learner in zip(agents, draft.agents, strict=True):
                 agent.learner = learner
         draft.start()
-        self.worlds.append(draft)
         for agent in agents:
             await agent.start(before[agent.agent_id])
             self.agents[agent.agent_id] = agent
+        self.worlds.append(draft)
 
     def _tell(self, world_id: str, episode: Episode) -> None:
         """Report an episode; called from the world's thread."""
@@ -122,6 +122,10 @@ class Host:
         except TimeoutError:
             log.warning("NATS is away: not all agents could say that they stopped")
 
+    def is_ready(self) -> bool:
+        """Say whether every agent plays, and has said so."""
+        return len(self.worlds) == self._count and not any(agent.has_more_to_say for agent in self.agents.values())
+
     async def catch_up(self) -> None:
         """Read what was missed while NATS was away."""
         for agent in self.agents.values():
@@ -131,4 +135,4 @@ class Host:
 def worker(settings: Settings, host: Host | None = None) -> Worker:
     """Hosts two worlds: eight live agents, two of which learn."""
     hosting = host or Host()
-    return Worker("agents", settings, tasks=(hosting.run,), on_reconnect=hosting.catch_up)
+    return Worker("agents", settings, tasks=(hosting.run,), is_ready=hosting.is_ready, on_reconnect=hosting.catch_up)

@@ -146,6 +146,11 @@ class LiveAgent:
         while self._outbox:
             await self._write_first()
 
+    @property
+    def has_more_to_say(self) -> bool:
+        """Events wait to be written."""
+        return bool(self._outbox)
+
     async def catch_up(self) -> None:
         """Read the newest configuration: at the start, after a reconnect, and now and then."""
         newest = await _until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))

@@ -13,10 +13,11 @@ from tars.runtime.view_store import MemoryViews
 
 def worker(settings: Settings) -> Worker:
     """Keeps the views in memory and in Redis, and answers queries."""
+    behind = set(BOARDS)
 
     async def project(running: Worker) -> None:
         memory = MemoryViews(settings.redis_max_history_length)
-        projection = Projection(running.bus, settings, memory)
+        projection = Projection(running.bus, settings, memory, caught_up=behind.discard)
         await serve_queries(running.bus, memory)
         try:
             async with asyncio.TaskGroup() as group:
@@ -27,4 +28,4 @@ def worker(settings: Settings) -> Worker:
             if projection.writer is not None:
                 await projection.writer.close()
 
-    return Worker("consumers", settings, tasks=(project,))
+    return Worker("consumers", settings, tasks=(project,), is_ready=lambda: not behind)

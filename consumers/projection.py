@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -35,13 +36,19 @@ class Rewind(Exception):
 
 
 class Projection:
-    """Folds every stream; each process for itself into memory, all together into one Redis."""
+    """Folds every stream; each process for itself into memory, all together into one Redis.
 
-    def __init__(self, bus: Bus, settings: Settings, memory: MemoryViews) -> None:
+    caught_up: hears of a stream whenever it was read to its end.
+    """
+
+    def __init__(
+        self, bus: Bus, settings: Settings, memory: MemoryViews, *, caught_up: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._bus, self._journal, self._settings = bus, Journal(bus), settings
         self._memory = memory
         self._in_memory: Counter[str] = Counter()
         """By stream, up to which sequence memory has it."""
+        self._caught_up = caught_up
         self.skipped: Counter[str] = Counter()
         """By stream, messages that nobody could read."""
         self.writer = RedisWriter(settings.redis, settings.redis_max_history_length) if settings.redis else None
@@ -75,6 +82,7 @@ class Projection:
                 bell.clear()
                 batch = [_stored(message) for message in await self._journal.page(stream, at, BATCH)]
                 if not batch:
+                    self._caught_up(stream)
                     await redis.look()
                     await _wait(bell)
                     continue

@@ -30,6 +30,7 @@ PATIENCE: Final = 3.0
 ANSWER_SECONDS: Final = 20.0
 """Seconds to wait for a command's outcome."""
 QUERY_SECONDS: Final = 3.0
+RETRY_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 1.0
 """A reply can be lost: the ledger is asked this often."""
 
@@ -83,16 +84,30 @@ class AsyncClient:
 
         try:
             subscription = await self.bus.client.subscribe(reply, cb=hear)
-            await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
         except (NatsError, OSError) as error:
             raise NotSent(f"{command.kind} was not sent: NATS is away ({type(error).__name__})") from error
-        except Transient as error:
-            raise OutcomeUnknown(f"{command.kind}: {error}; it may still be carried out") from error
         try:
+            await self._publish(command, command_id, reply)
             return await self._outcome(command, command_id, answers)
         finally:
             if self.bus.client.is_connected:
                 await subscription.unsubscribe()
+
+    async def _publish(self, command: Command, command_id: str, reply: str) -> None:
+        """Store the command; where that was not acknowledged, again under the same id, so that it counts once."""
+        end, unknown = asyncio.get_running_loop().time() + ANSWER_SECONDS, False
+        while True:
+            try:
+                await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
+            except (NatsError, OSError, Transient) as error:
+                unknown = unknown or isinstance(error, Transient)
+                if not unknown:
+                    raise NotSent(f"{command.kind} was not sent: NATS is away ({type(error).__name__})") from error
+                if asyncio.get_running_loop().time() > end:
+                    raise OutcomeUnknown(f"{command.kind}: {error}; it may still be carried out") from error
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     async def _outcome(self, command: Command, command_id: str, answers: asyncio.Queue[Answer]) -> Outcome:
         """Wait for the answer, and look into the ledger meanwhile: a lost reply costs nothing."""

@@ -109,8 +109,8 @@ def _story(nats_url: str, *, once: bool) -> dict[str, Any]:
         last = bus.wait_for_update(update_id, timeout=None if not once else 60, heard=lambda e: events.append(e.kind))
         if not isinstance(last, UpdateConfirmed):
             raise DemoFailed(f"update {update_id} ended as {last.kind}")
-        row = bus.update(update_id)
         after = _after(bus, agents)
+        row = bus.update(update_id)
         result = _result(finished, update_id, row.read_backs if row else (), events)
         _tell(result, row, before, after)
         return result
