@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS: Final = 30.0
 """Live messages come at most once: the newest configuration is also read this often, and after each reconnect."""
 RETRY_SECONDS: Final = 0.5
+UNREADABLE: Final = "unreadable"
+"""Stands for the update of a configuration that cannot be read."""
 
 T = TypeVar("T")
 
@@ -173,6 +175,7 @@ class LiveAgent:
                 command = decode(subject, body)
             except Poison as error:
                 await self._put_aside(version, subject, body, error)
+                self._refuse(f"AGENTS-{version}", version, UNREADABLE, [f"{error.reason}: {error}"])
                 return
             if isinstance(command, ConfigureAgent):
                 self._configure(version, message_id or f"AGENTS-{version}", command)
@@ -180,10 +183,7 @@ class LiveAgent:
     def _configure(self, version: int, cause: str, command: ConfigureAgent) -> None:
         running = self.learner.values()
         if reasons := self._objections(command, running):
-            refused = AgentRefused(
-                agent_id=self.agent_id, version=version, update_id=command.update_id, reasons=tuple(reasons)
-            )
-            self._say(f"{cause}.{version}.refused", refused)
+            self._refuse(cause, version, command.update_id, reasons)
             return
         changed = [name for name, value in command.values.items() if running.get(name) != value]
         accepted = AgentAccepted(
@@ -199,6 +199,13 @@ class LiveAgent:
             self._loop.call_soon_threadsafe(self._applied, f"{cause}.{version}.reloaded", found)
 
         self.learner.reload(reload, applied)
+
+    def _refuse(self, cause: str, version: int, update_id: str, reasons: Sequence[str]) -> None:
+        """Say why not; it is heard all the same, and what comes next builds on it."""
+        refused = AgentRefused(
+            agent_id=self.agent_id, version=version, update_id=update_id, reasons=tuple(text[:1000] for text in reasons)
+        )
+        self._say(f"{cause}.{version}.refused", refused)
 
     def _objections(self, command: ConfigureAgent, running: dict[str, Value]) -> list[str]:
         """The agent's own last check: what it cannot run it refuses, whoever approved it."""

@@ -25,7 +25,7 @@ def start_telemetry(service: str, level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain() if sys.stderr.isatty() else _Json(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("nats", "uvicorn.access", "faststream"):
+    for noisy in ("nats", "uvicorn", "faststream"):
         logging.getLogger(noisy).setLevel("WARNING")
 
 

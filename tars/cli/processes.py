@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import json
 import signal
 import webbrowser
 from collections.abc import Callable
@@ -23,6 +24,8 @@ ROLES: Final = {
     "dashboard": ("tars.dashboard.serve", "dashboard", 3000),
 }
 """Role -> module, the extra it needs, documented port (None: a setting)."""
+LOGGED: Final = frozenset({"time", "level", "service", "event", "trace_id"})
+"""Fields of a log line that are not its facts."""
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder; default .tars.")]
 
 
@@ -115,6 +118,18 @@ def prefixed() -> Callable[[str, str], None]:
     def show(name: str, line: str) -> None:
         colour = seen.setdefault(name, colours[len(seen) % len(colours)])
         err.print(f"{name:>12} | ", style=colour, end="", highlight=False)
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
+        err.print(readable(line), markup=False, highlight=False, soft_wrap=True)
 
     return show
+
+
+def readable(line: str) -> str:
+    """Turn a worker's JSON log line into words; any other line stays as it is."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(record, dict) or "event" not in record:
+        return line
+    facts = " ".join(f"{key}={value}" for key, value in record.items() if key not in LOGGED)
+    return f"{record.get('level', ''):7} {record['event']}  {facts}".rstrip()

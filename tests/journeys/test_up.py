@@ -167,6 +167,9 @@ def test_an_unreadable_configuration_is_put_aside_and_the_agent_goes_on(folder: 
         asyncio.run(send())
         until(lambda: {row.reason for row in bus.dead()} >= {"malformed", "unknown-kind"})
         until(lambda: next(row.episode for row in bus.agents() if row.agent_id == "policy-1") > before)
+        update = bus.propose(values(6e-3), agents=("policy-1",))
+        update.approve("the next one goes through")
+        assert update.wait(60).kind == "update.confirmed.v1"
 
 
 def test_redis_that_dies_is_rebuilt_from_the_ledger(folder: Path) -> None:
