@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tars.dashboard.app import PAGES
 from tars.schemas import bounds
 from tars.schemas.streams import KINDS
 from tars.sync_worker import validation
@@ -69,6 +70,12 @@ def test_each_validation_rule_is_asked() -> None:
 def test_each_invariant_belongs_to_an_algorithm() -> None:
     asked = [rule for rules in bounds.INVARIANTS.values() for rule in rules]
     assert [name for name, rule in public_functions(bounds, "values").items() if rule not in asked] == []
+
+
+def test_each_page_is_in_the_menu() -> None:
+    modules = {path.stem for path in (ROOT / "dashboard" / "pages").glob("*.py")} - {"__init__"}
+    shown = [page.draw.__module__ for page in PAGES]
+    assert sorted(shown) == sorted(f"tars.dashboard.pages.{name}" for name in modules)
 
 
 def needed_by(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> Iterator[str]:
