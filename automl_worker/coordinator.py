@@ -9,6 +9,7 @@ from tars import __version__
 from tars.automl_worker.plan import Ask, Board, Wait, next_step
 from tars.automl_worker.sampler import Asked, batch_size, suggest
 from tars.automl_worker.study import replay
+from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Journal
 from tars.runtime.leases import Lease, is_exhausted
@@ -71,20 +72,13 @@ class Coordinator:
             await self._run(lease, study.started)
 
     async def _run(self, lease: Lease[StudyEvent], started: StudyStarted) -> None:
-        trials, bell = Trials(self.bus, lease.key), asyncio.Event()
-
-        async def ring(_: object) -> None:
-            bell.set()
-
-        subscription = await self.bus.client.subscribe(f"tars.event.trial.*.*.{lease.key}.*", cb=ring)
-        try:
+        trials = Trials(self.bus, lease.key)
+        async with Bell.on(self.bus, f"tars.event.trial.*.*.{lease.key}.*") as bell:
             while replay((await lease.follow()).events).ended is None:
                 bell.clear()
                 await self._step(lease, started, trials, bell)
-        finally:
-            await subscription.unsubscribe()
 
-    async def _step(self, lease: Lease[StudyEvent], started: StudyStarted, trials: Trials, bell: asyncio.Event) -> None:
+    async def _step(self, lease: Lease[StudyEvent], started: StudyStarted, trials: Trials, bell: Bell) -> None:
         board = await trials.read()
         step = await asyncio.to_thread(plan, started, board)
         match step:
@@ -93,7 +87,7 @@ class Coordinator:
             case StudyFinished() as finished:
                 await lease.append(lambda history: [] if replay(history.events).ended else [finished])
             case Wait():
-                await _wait(bell)
+                await bell.wait(POLL_SECONDS)
 
 
 def plan(started: StudyStarted, board: Board) -> Ask | Wait | StudyFinished:
@@ -105,11 +99,3 @@ def plan(started: StudyStarted, board: Board) -> Ask | Wait | StudyFinished:
         return suggest(algorithm, started.searched, told, sampler=started.sampler, seed=started.seed, count=count)
 
     return next_step(started, board, points, batch_size(started.trials), __version__)
-
-
-async def _wait(bell: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(POLL_SECONDS):
-            await bell.wait()
-    except TimeoutError:
-        return  # look anyway

@@ -1,18 +1,17 @@
 """What a decision about a study needs beside its journal."""
 
-import asyncio
-from collections.abc import Iterable
 from typing import Annotated
 
 from faststream import Context
 
 from tars.automl_worker.study import Facts
 from tars.runtime.bus import Bus
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import Journal
+from tars.runtime.running_agents import running_agents
 from tars.runtime.settings import Settings
-from tars.schemas.agent import AgentEvent, AgentStarted
+from tars.schemas.agent import AgentStarted
 from tars.schemas.message import Envelope
-from tars.schemas.running import RunningAgent, replay
+from tars.schemas.running import RunningAgent
 from tars.schemas.study import StartStudy, StudyCommand
 
 
@@ -21,17 +20,6 @@ async def known_agents(bus: Bus) -> list[str]:
     kind = AgentStarted.model_fields["kind"].default
     info = await bus.jetstream.stream_info("EVENTS", subjects_filter=f"tars.event.{kind}.*")
     return sorted(subject.rpartition(".")[2] for subject in info.state.subjects or {})
-
-
-async def read_agents(journal: Journal, agent_ids: Iterable[str]) -> dict[str, RunningAgent]:
-    """What these agents run; one that never started is left out."""
-
-    async def read(agent_id: str) -> RunningAgent:
-        history: History[AgentEvent] = await journal.newest("agent", agent_id)
-        return replay(history.events)
-
-    found = await asyncio.gather(*(read(agent_id) for agent_id in dict.fromkeys(agent_ids)))
-    return {agent.agent_id: agent for agent in found if agent.run_id}
 
 
 async def gather(
@@ -44,7 +32,7 @@ async def gather(
     """Read who the study is for, and what the settings say."""
     agents: dict[str, RunningAgent] = {}
     if isinstance(command, StartStudy):
-        agents = await read_agents(journal, await known_agents(bus) if command.role else command.agents)
+        agents = await running_agents(journal, await known_agents(bus) if command.role else command.agents)
         if command.role is not None:
             agents = {name: a for name, a in agents.items() if a.role == command.role and a.alive}
     return Facts(

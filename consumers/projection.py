@@ -11,6 +11,7 @@ from nats.errors import Error as NatsError
 from redis.exceptions import RedisError
 
 from tars.consumers.boards import BOARDS, Board, Stored
+from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Journal, stored_time
 from tars.runtime.settings import Settings
@@ -71,20 +72,15 @@ class Projection:
         redis = InRedis(self.writer, stream, info.created.isoformat() if info.created else "")
         await redis.look()
         at = max(board.first(0, info.state.last_seq), info.state.first_seq, 1)
-        bell = asyncio.Event()
-
-        async def ring(_: object) -> None:
-            bell.set()
-
-        bells = [await self._bus.client.subscribe(subject, cb=ring) for subject in STREAMS[stream].subjects]
-        try:
+        async with Bell.on(self._bus, *STREAMS[stream].subjects) as bell:
             while True:
                 bell.clear()
                 batch = [_stored(message) for message in await self._journal.page(stream, at, BATCH)]
                 if not batch:
                     self._caught_up(stream)
                     await redis.look()
-                    await _wait(bell)
+                    if await bell.wait(IDLE_SECONDS):
+                        await asyncio.sleep(GATHER_SECONDS)
                     continue
                 if stream in CONTIGUOUS and batch[0].sequence != at:
                     raise Rewind(stream)
@@ -92,10 +88,6 @@ class Projection:
                 changes = self._fold(stream, board, batch)
                 self._remember(stream, batch[-1].sequence, changes)
                 await redis.write(batch[-1].sequence, changes)
-        finally:
-            for subscription in bells:
-                if self._bus.client.is_connected:
-                    await subscription.unsubscribe()
 
     def _remember(self, stream: str, last: int, changes: Changes) -> None:
         """Memory may have it already, when only Redis is written anew."""
@@ -164,12 +156,3 @@ def _stored(message: Msg) -> Stored:
     headers = {key: str(value) for key, value in (message.headers or {}).items()}
     time = stored_time(headers["Nats-Time-Stamp"])
     return Stored(int(headers["Nats-Sequence"]), time, headers["Nats-Subject"], message.data, headers)
-
-
-async def _wait(bell: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(IDLE_SECONDS):
-            await bell.wait()
-    except TimeoutError:
-        return
-    await asyncio.sleep(GATHER_SECONDS)

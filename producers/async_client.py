@@ -17,6 +17,7 @@ from tars.producers.commands import (
     sender,
     with_deadline,
 )
+from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings, load_settings
@@ -136,14 +137,8 @@ class AsyncClient:
 
     async def follow(self, noun: str, key: str, is_last: Callable[[Event], bool]) -> AsyncIterator[Event]:
         """Yield the events of one id, from the first, up to one that is the last."""
-        bell = asyncio.Event()
-
-        async def ring(_: object) -> None:
-            bell.set()
-
         history: History[Event] = History(noun, key)
-        subscription = await self.bus.client.subscribe(history_subject(noun, key), cb=ring)
-        try:
+        async with Bell.on(self.bus, history_subject(noun, key)) as bell:
             while True:
                 bell.clear()
                 new: History[Event] = await self.journal.read(noun, key, after=history.version)
@@ -152,10 +147,7 @@ class AsyncClient:
                     yield event
                     if is_last(event):
                         return
-                await _rung(bell)
-        finally:
-            if self.bus.client.is_connected:
-                await subscription.unsubscribe()
+                await bell.wait(LOOK_SECONDS)
 
     async def query(self, name: str, ask: Ask | None = None) -> list[Any]:
         """Ask the consumers; the rows are of the query's model. Raises NobodyAnswers."""
@@ -182,11 +174,3 @@ def _outcome_of(answer: Answer) -> Outcome:
     if not answer.done:
         raise CommandRefused(*answer.reasons)
     return Outcome(answer.command_id, answer.events)
-
-
-async def _rung(bell: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(LOOK_SECONDS):
-            await bell.wait()
-    except TimeoutError:
-        return  # look anyway

@@ -1,6 +1,5 @@
 """What a decision about an update needs beside its journal."""
 
-import asyncio
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -9,10 +8,10 @@ from typing import Annotated
 from faststream import Context
 
 from tars.runtime.journal import History, Journal
+from tars.runtime.running_agents import running_agents
 from tars.runtime.settings import Settings
-from tars.schemas.agent import AgentEvent
 from tars.schemas.message import Envelope
-from tars.schemas.running import RunningAgent, replay
+from tars.schemas.running import RunningAgent
 from tars.schemas.update import ProposeUpdate, UpdateCommand, UpdateEvent
 from tars.sync_worker.lifecycle import Facts, Update
 from tars.sync_worker.lifecycle import replay as replay_update
@@ -39,17 +38,6 @@ class RateLimit:
             return ids.index(envelope.id) >= self._per_minute
         sent.append((envelope.time, envelope.id))
         return len(sent) > self._per_minute
-
-
-async def running_agents(journal: Journal, agent_ids: Iterable[str]) -> dict[str, RunningAgent]:
-    """Read the agents concerned; one that never started is left out."""
-
-    async def read(agent_id: str) -> tuple[str, RunningAgent]:
-        history: History[AgentEvent] = await journal.newest("agent", agent_id)
-        return agent_id, replay(history.events)
-
-    found = await asyncio.gather(*(read(agent_id) for agent_id in dict.fromkeys(agent_ids)))
-    return {agent_id: agent for agent_id, agent in found if agent.run_id}
 
 
 async def gather(

@@ -8,12 +8,13 @@ from faststream.nats import JStream, NatsRouter, PullSub
 
 from tars.runtime.delivery import decoded
 from tars.runtime.journal import History, Journal
+from tars.runtime.running_agents import running_agents
 from tars.runtime.settings import Settings
 from tars.schemas.hyperparameters import same
 from tars.schemas.message import By, Envelope
 from tars.schemas.study import StudyEvent, StudyFinished, StudyStarted
 from tars.schemas.update import ProposeUpdate, UpdateCommand, UpdateEvent
-from tars.sync_worker.facts import facts_of, gather, running_agents
+from tars.sync_worker.facts import facts_of, gather
 from tars.sync_worker.lifecycle import Facts, decide, replay
 
 router = NatsRouter()

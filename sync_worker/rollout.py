@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.leases import Lease, is_exhausted
@@ -167,25 +168,16 @@ class Rollout:
 
     async def _listen(self, lease: Lease[UpdateEvent], expected: Mapping[str, Expected]) -> None:
         """Hear the agents until each has settled or let its limit pass."""
-        bell = asyncio.Event()
-
-        async def ring(_: object) -> None:
-            bell.set()
-
         clock = asyncio.get_running_loop().time
         began = clock()
-        bells = [await self.bus.client.subscribe(history_subject("agent", name), cb=ring) for name in expected]
-        try:
+        async with Bell.on(self.bus, *(history_subject("agent", name) for name in expected)) as bell:
             while not all(found.settled for found in expected.values()):
                 bell.clear()
                 await self._read(expected)
                 expire(expected, clock() - began, self.accept_seconds, self.apply_seconds)
                 await lease.follow()
                 if not all(found.settled for found in expected.values()):
-                    await _wait(bell, min(POLL_SECONDS, self.accept_seconds / 4))
-        finally:
-            for subscription in bells:
-                await subscription.unsubscribe()
+                    await bell.wait(min(POLL_SECONDS, self.accept_seconds / 4))
 
     async def _read(self, expected: Mapping[str, Expected]) -> None:
         async def one(name: str, found: Expected) -> None:
@@ -275,11 +267,3 @@ def _rolled_back(
             update_id=wanted.update_id, by=wanted.by, reason=wanted.reason, read_backs=read_backs, unreached=unreached
         )
     ]
-
-
-async def _wait(bell: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await bell.wait()
-    except TimeoutError:
-        return  # look anyway
