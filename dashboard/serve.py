@@ -20,8 +20,14 @@ def serve(settings: Settings, port: int) -> None:
         "server.fileWatcherType": "none",
         "runner.postScriptGC": "false",
         "client.toolbarMode": "minimal",
+        "theme.primaryColor": "#2f6fde",
+        "theme.baseFontSize": "14",
+        "theme.baseRadius": "6px",
+        "theme.metricValueFontSize": "1.25rem",
+        "theme.headingFontSizes": '["1.7rem", "1.5rem", "1.3rem", "1.15rem", "1rem", "0.9rem"]',
+        "theme.paddingTop": "1rem",
     }
     arguments = [text for key, value in options.items() for text in (f"--{key}", value)]
-    page = Path(__file__).with_name("app.py")
+    page = Path(__file__).parent / "entry" / "start.py"
     environment = os.environ | {"NATS_URL": settings.nats} | ({"REDIS_URL": settings.redis} if settings.redis else {})  # noqa: TID251
     os.execve(sys.executable, [sys.executable, "-m", "streamlit", "run", str(page), *arguments], environment)  # noqa: S606

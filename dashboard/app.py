@@ -1,0 +1,62 @@
+"""The page. It hands rows and commands to the pages; they know neither Redis nor NATS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import streamlit as st
+
+from tars.dashboard import session
+from tars.dashboard.desk import Desk
+from tars.dashboard.pages import agents, approvals, changes, studies
+from tars.dashboard.panels import draw_news, draw_origin
+from tars.dashboard.reads import Look, NothingToShow, Rows
+
+REFRESH_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: its name in the address and the menu, its heading, and what draws it."""
+
+    name: str
+    title: str
+    draw: Callable[[Rows, Desk], None]
+
+
+PAGES: Final = (
+    Page("agents", "Agents", agents.page),
+    Page("approvals", "Approvals", approvals.page),
+    Page("changes", "Changes", changes.page),
+    Page("studies", "Studies", studies.page),
+)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def live(page: Page) -> None:
+    """Draw a page and draw it again every REFRESH_SECONDS; a click inside it redraws it, so its answer stands here."""
+    session.report_open(page.name)
+    look, desk = Look(session.reader()), session.desk()
+    heading, origin = st.columns([3, 2], vertical_alignment="bottom")
+    heading.title(page.title)
+    banner = st.container()
+    draw_news(desk)
+    try:
+        page.draw(look, desk)
+    except NothingToShow as error:
+        st.error(f"Nothing can be shown: {error}. This page tries again every {REFRESH_SECONDS:.0f} seconds.")
+        return
+    draw_origin(look, banner, origin, use_redis=session.settings().use_redis)
+
+
+def main() -> None:
+    """One full run of the script: the menu and the chosen page."""
+    st.set_page_config(page_title="TARS", layout="wide")
+    menu = [st.Page(_shown(page), title=page.title, url_path=page.name, default=page is PAGES[0]) for page in PAGES]
+    chosen = st.navigation(menu, position="top")
+    chosen.run()
+    session.freeze_heap()  # after the first run: everything a page needs is loaded
+
+
+def _shown(page: Page) -> Callable[[], None]:
+    return lambda: live(page)

@@ -1,0 +1,324 @@
+"""Rows -> data frames, beside the constant Vega-Lite specifications that draw them. Pure.
+
+A specification is never built per refresh: only the frame changes, which is what makes a refresh cheap.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import pandas as pd
+
+from tars.dashboard.differences import Difference
+from tars.schemas.evidence import Evidence
+from tars.schemas.views import AgentPoint, TrialRow, UpdateRow
+
+Spec = dict[str, Any]
+WINDOW: Final = 20
+"""Episodes that the smooth curve averages."""
+
+BLUE: Final = "#2f6fde"
+GREY: Final = "#98a2b3"
+GREEN: Final = "#1a8f4c"
+RED: Final = "#d1383d"
+AMBER: Final = "#c27803"
+_FAINT: Final = "#98a2b355"
+_TIME: Final = {"field": "at", "type": "temporal", "axis": {"title": None, "grid": False, "tickCount": 5}}
+_SCORE: Final = {"type": "quantitative", "scale": {"zero": False}}
+
+
+def score_frame(history: Sequence[AgentPoint]) -> pd.DataFrame:
+    """Episodes, newest first -> at, score, mean over WINDOW, version, and `reload` where the version is a new one."""
+    frame = pd.DataFrame(
+        [(point.at, point.episode, point.score, point.version) for point in reversed(history)],
+        columns=["at", "episode", "score", "version"],
+    )
+    frame["mean"] = frame["score"].rolling(WINDOW, min_periods=1).mean()
+    frame["reload"] = frame["version"].ne(frame["version"].shift()) & (frame.index > 0)
+    frame["label"] = [f"v{version}" for version in frame["version"]]
+    return frame
+
+
+SPARK: Final[Spec] = {
+    "height": 72,
+    "padding": {"left": 0, "right": 4, "top": 4, "bottom": 0},
+    "encoding": {"x": {**_TIME, "axis": None}},
+    "layer": [
+        {
+            "transform": [{"filter": "datum.reload"}],
+            "mark": {"type": "rule", "color": AMBER, "strokeDash": [3, 2], "tooltip": True},
+        },
+        {
+            "mark": {"type": "line", "color": BLUE, "strokeWidth": 1.6, "interpolate": "monotone"},
+            "encoding": {"y": {**_SCORE, "field": "mean", "axis": {"title": None, "tickCount": 3, "labelPadding": 2}}},
+        },
+    ],
+}
+"""A small curve; a dashed line is a reload."""
+
+SCORE: Final[Spec] = {
+    "height": 300,
+    "encoding": {"x": _TIME},
+    "layer": [
+        {
+            "mark": {"type": "point", "color": GREY, "opacity": 0.35, "size": 12, "filled": True},
+            "encoding": {
+                "y": {**_SCORE, "field": "score", "title": "normalised score"},
+                "tooltip": [
+                    {"field": "episode"},
+                    {"field": "score", "format": ".3f"},
+                    {"field": "label", "title": "version"},
+                ],
+            },
+        },
+        {
+            "mark": {"type": "line", "color": BLUE, "strokeWidth": 2, "interpolate": "monotone"},
+            "encoding": {"y": {**_SCORE, "field": "mean"}},
+        },
+        {
+            "transform": [{"filter": "datum.reload"}],
+            "mark": {"type": "rule", "color": AMBER, "strokeDash": [4, 3]},
+        },
+        {
+            "transform": [{"filter": "datum.reload"}],
+            "mark": {"type": "text", "color": AMBER, "align": "left", "dx": 4, "dy": 8, "fontWeight": "bold"},
+            "encoding": {"text": {"field": "label"}, "y": {"value": 0}},
+        },
+    ],
+}
+"""Each episode, the mean over WINDOW, and a labelled line at each reload."""
+
+
+def bounds_frame(differences: Iterable[Difference]) -> pd.DataFrame:
+    """Changes -> one row for each key: where old and new lie between its bounds, 0 to 1, and the bounds in words."""
+    return pd.DataFrame(
+        [(d.name, d.place_old, d.place_new, d.low_text, d.high_text, d.old_text, d.new_text) for d in differences],
+        columns=["name", "old", "new", "low", "high", "old_text", "new_text"],
+    )
+
+
+_PLACE: Final = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": None}
+_NAME: Final = {
+    "field": "name",
+    "type": "nominal",
+    "sort": None,
+    "axis": {"title": None, "domain": False, "ticks": False, "labelLimit": 220, "labelFontSize": 12},
+}
+BOUNDS: Final[Spec] = {
+    "height": {"step": 34},
+    "encoding": {"y": _NAME},
+    "layer": [
+        {
+            "mark": {"type": "rule", "color": _FAINT, "strokeWidth": 6, "strokeCap": "round"},
+            "encoding": {"x": {"datum": 0, **_PLACE}, "x2": {"datum": 1}},
+        },
+        {
+            "mark": {"type": "rule", "color": BLUE, "strokeWidth": 2},
+            "encoding": {"x": {"field": "old", **_PLACE}, "x2": {"field": "new"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "color": GREY, "size": 90, "opacity": 1},
+            "encoding": {
+                "x": {"field": "old", **_PLACE},
+                "tooltip": [{"field": "name", "title": "key"}, {"field": "old_text", "title": "runs"}],
+            },
+        },
+        {
+            "mark": {"type": "point", "filled": True, "color": BLUE, "size": 110, "opacity": 1},
+            "encoding": {
+                "x": {"field": "new", **_PLACE},
+                "tooltip": [{"field": "name", "title": "key"}, {"field": "new_text", "title": "proposed"}],
+            },
+        },
+        {
+            "mark": {"type": "text", "align": "left", "dy": 13, "fontSize": 10, "color": GREY},
+            "encoding": {"x": {"datum": 0, **_PLACE}, "text": {"field": "low"}},
+        },
+        {
+            "mark": {"type": "text", "align": "right", "dy": 13, "fontSize": 10, "color": GREY},
+            "encoding": {"x": {"datum": 1, **_PLACE}, "text": {"field": "high"}},
+        },
+    ],
+}
+"""Each key's bounds as a bar; grey: what runs, blue: what is proposed."""
+
+
+def paired_frame(evidence: Evidence) -> pd.DataFrame:
+    """Held-out seeds -> one row each, the largest loss first: both scores and their difference."""
+    ordered = sorted(evidence.scores, key=lambda pair: pair.candidate - pair.incumbent)
+    return pd.DataFrame(
+        [
+            (place, str(pair.seed), pair.incumbent, pair.candidate, pair.candidate - pair.incumbent)
+            for place, pair in enumerate(ordered, 1)
+        ],
+        columns=["place", "seed", "incumbent", "candidate", "difference"],
+    )
+
+
+_SEEDS: Final = {
+    "field": "place",
+    "type": "ordinal",
+    "axis": {"title": "held-out seed, by difference", "labels": False, "ticks": False},
+}
+_PAIR_TIP: Final = [
+    {"field": "seed"},
+    {"field": "incumbent", "format": ".3f"},
+    {"field": "candidate", "format": ".3f"},
+    {"field": "difference", "format": "+.3f"},
+]
+PAIRED: Final[Spec] = {
+    "height": 210,
+    "encoding": {"x": _SEEDS, "tooltip": _PAIR_TIP},
+    "layer": [
+        {
+            "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.7},
+            "encoding": {
+                "y": {**_SCORE, "field": "incumbent", "title": "score after training"},
+                "y2": {"field": "candidate"},
+                "color": {
+                    "condition": {"test": "datum.difference >= 0", "value": GREEN},
+                    "value": RED,
+                },
+            },
+        },
+        {
+            "mark": {"type": "point", "filled": True, "color": GREY, "size": 42, "opacity": 1},
+            "encoding": {"y": {**_SCORE, "field": "incumbent"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "color": BLUE, "size": 52, "opacity": 1},
+            "encoding": {"y": {**_SCORE, "field": "candidate"}},
+        },
+    ],
+}
+"""Each held-out seed, trained twice: grey with what runs, blue with what is proposed."""
+
+
+def gain_frame(evidence: Evidence) -> pd.DataFrame:
+    """Evidence -> one row in percentage points: the held-out gain, its interval, the search's gain, the threshold."""
+    numbers = (evidence.gain, evidence.gain_low, evidence.gain_high, evidence.search_gain, evidence.threshold)
+    return pd.DataFrame([[100 * number for number in numbers]], columns=["gain", "low", "high", "search", "threshold"])
+
+
+_GAIN: Final = {"type": "quantitative", "title": "gain, percentage points", "scale": {"zero": True, "nice": True}}
+_FULL: Final = {"y": {"value": 0}, "y2": {"value": {"expr": "height"}}}
+GAIN: Final[Spec] = {
+    "height": 92,
+    "layer": [
+        {
+            "mark": {"type": "rule", "color": AMBER, "strokeWidth": 2, "strokeDash": [4, 3]},
+            "encoding": {
+                "x": {"field": "threshold", **_GAIN},
+                **_FULL,
+                "tooltip": {"field": "threshold", "format": ".1f"},
+            },
+        },
+        {"mark": {"type": "rule", "color": GREY}, "encoding": {"x": {"datum": 0, **_GAIN}, **_FULL}},
+        {
+            "mark": {"type": "rule", "color": BLUE, "strokeWidth": 5, "opacity": 0.45, "strokeCap": "round"},
+            "encoding": {"x": {"field": "low", **_GAIN}, "x2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "color": BLUE, "size": 120, "opacity": 1},
+            "encoding": {
+                "x": {"field": "gain", **_GAIN},
+                "tooltip": [{"field": name, "format": "+.2f"} for name in ("gain", "low", "high")],
+            },
+        },
+        {
+            "mark": {
+                "type": "point",
+                "filled": False,
+                "color": GREY,
+                "size": 110,
+                "strokeWidth": 2,
+                "shape": "diamond",
+            },
+            "encoding": {
+                "x": {"field": "search", **_GAIN},
+                "tooltip": {"field": "search", "title": "the search's gain", "format": "+.2f"},
+            },
+        },
+    ],
+}
+"""Blue: the held-out gain with its interval; hollow: what the search claimed; dashed: what BETTER needs."""
+
+
+def timeline_frame(updates: Iterable[UpdateRow]) -> pd.DataFrame:
+    """Updates -> one bar each, from its proposal to its newest event."""
+    return pd.DataFrame(
+        [(row.update_id, row.proposed_at, row.changed_at, row.stage) for row in updates],
+        columns=["update", "from", "to", "stage"],
+    )
+
+
+TIMELINE: Final[Spec] = {
+    "height": {"step": 22},
+    "encoding": {
+        "y": {"field": "update", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 160}},
+        "x": {"field": "from", "type": "temporal", "axis": {"title": None, "grid": True, "tickCount": 8}},
+        "color": {
+            "field": "stage",
+            "type": "nominal",
+            "legend": {"orient": "top", "title": None},
+            "scale": {
+                "domain": ["pending", "in rollout", "confirmed", "taken back", "turned down"],
+                "range": [AMBER, BLUE, GREEN, RED, GREY],
+            },
+        },
+    },
+    "transform": [
+        {
+            "calculate": "indexof(['approved','released','reloading','reloaded'], datum.stage) >= 0 ? 'in rollout' : "
+            "indexof(['rolling back','rolled back','failed'], datum.stage) >= 0 ? 'taken back' : "
+            "indexof(['refused','rejected','superseded'], datum.stage) >= 0 ? 'turned down' : datum.stage",
+            "as": "stage",
+        }
+    ],
+    "layer": [
+        {"mark": {"type": "rule", "strokeWidth": 4, "strokeCap": "round"}, "encoding": {"x2": {"field": "to"}}},
+        {
+            "mark": {"type": "point", "filled": True, "size": 45, "opacity": 1},
+            "encoding": {"x": {"field": "to", "type": "temporal"}},
+        },
+    ],
+}
+"""Each update from its proposal to its newest event, in the colour of where it stands."""
+
+
+def trials_frame(trials: Iterable[TrialRow]) -> pd.DataFrame:
+    """Trials of the search that have a score -> number, score, best so far, and what they tried."""
+    done = [row for row in trials if row.phase == "search" and row.stage == "completed" and row.score is not None]
+    frame = pd.DataFrame(
+        [(row.number, row.score, "incumbent" if row.number == 0 else "candidate") for row in done],
+        columns=["number", "score", "who"],
+    )
+    frame["best"] = frame["score"].cummax()
+    return frame
+
+
+TRIALS: Final[Spec] = {
+    "height": 240,
+    "encoding": {
+        "x": {"field": "number", "type": "quantitative", "title": "trial", "axis": {"tickMinStep": 1, "grid": False}}
+    },
+    "layer": [
+        {
+            "mark": {"type": "line", "color": BLUE, "interpolate": "step-after", "opacity": 0.6},
+            "encoding": {"y": {**_SCORE, "field": "best", "title": "search score"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 50, "opacity": 1},
+            "encoding": {
+                "y": {**_SCORE, "field": "score"},
+                "color": {
+                    "field": "who",
+                    "type": "nominal",
+                    "scale": {"domain": ["incumbent", "candidate"], "range": [GREY, BLUE]},
+                    "legend": {"orient": "top", "title": None},
+                },
+                "tooltip": [{"field": "number", "title": "trial"}, {"field": "score", "format": ".3f"}],
+            },
+        },
+    ],
+}
+"""Each completed trial of a search, and the best score so far."""

@@ -1,0 +1,1 @@
+"""Where `streamlit run` starts."""

@@ -1,0 +1,184 @@
+"""Live agents: what they run and how they do; one agent by `?id=`."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import pandas as pd
+import streamlit as st
+
+from tars.dashboard import charts
+from tars.dashboard.desk import Desk
+from tars.dashboard.reads import Rows
+from tars.dashboard.wording import DASH, ago, condition, listed, milliseconds, number, score, span, summary, version
+from tars.schemas.hyperparameters import ALGORITHMS, same
+from tars.schemas.views import AgentRow, UpdateRow
+
+COLUMNS: Final = 4
+WALL: Final = 12
+"""Learners shown at once; the others are on further sheets."""
+SPARK_EPISODES: Final = 240
+HISTORY_EPISODES: Final = 1000
+
+
+def page(views: Rows, desk: Desk) -> None:  # noqa: ARG001 - every page has both
+    """Draw the wall, or the agent of `?id=`."""
+    rows = views.agents()
+    chosen = st.query_params.get("id")
+    found = next((row for row in rows if row.agent_id == chosen), None)
+    if chosen is not None and found is None:
+        st.warning(f"There is no agent {chosen}.")
+    if found is not None:
+        _one(found, views)
+    elif rows:
+        _wall(rows, views)
+    else:
+        st.info("No agent has started yet: `tars run agents` hosts some, `tars.attach()` links your own.")
+
+
+def _wall(rows: Sequence[AgentRow], views: Rows) -> None:
+    now = datetime.now(UTC)
+    learners = [row for row in rows if row.algorithm is not None]
+    others = [row for row in rows if row.algorithm is None]
+    _totals(rows, now)
+    shown = _sheet(learners)
+    wide = max(2, min(COLUMNS, len(shown)))
+    for start in range(0, len(shown), wide):
+        for column, row in zip(st.columns(wide), shown[start : start + wide], strict=False):
+            with column:
+                _card(row, views, now)
+    if learners:
+        st.markdown("##### Values in use")
+        st.dataframe(values_frame(learners), hide_index=True)
+    if others:
+        st.markdown("##### Agents that follow a reference policy")
+        st.dataframe(others_frame(others, now), hide_index=True)
+
+
+def _totals(rows: Sequence[AgentRow], now: datetime) -> None:
+    running = sum(condition(row, now)[0] == "running" for row in rows)
+    heard = max((row.seen_at for row in rows if row.seen_at), default=None)
+    latencies = [row.reload_milliseconds for row in rows if row.reload_milliseconds is not None]
+    one, two, three, four = st.columns(4)
+    one.metric("running", f"{running} of {len(rows)}")
+    two.metric("learning", sum(row.algorithm is not None for row in rows))
+    three.metric("slowest last reload", milliseconds(max(latencies, default=None)))
+    four.metric("newest report", ago(heard, now))
+
+
+def _sheet(learners: Sequence[AgentRow]) -> Sequence[AgentRow]:
+    """Let a person choose which WALL learners to see."""
+    if len(learners) <= WALL:
+        return learners
+    starts = range(0, len(learners), WALL)
+    start = st.selectbox(
+        "Learners",
+        starts,
+        format_func=lambda at: f"{learners[at].agent_id} … {learners[min(at + WALL, len(learners)) - 1].agent_id}",
+        key="agents_sheet",
+    )
+    return learners[start : start + WALL]
+
+
+def _card(row: AgentRow, views: Rows, now: datetime) -> None:
+    with st.container(border=True, gap="xsmall"):
+        state, colour = condition(row, now)
+        head = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
+        head.button(row.agent_id, key=f"open-{row.agent_id}", type="tertiary", on_click=_open, args=(row.agent_id,))
+        head.markdown(f":{colour}-badge[{state}]", width="content")
+        history = views.history(row.agent_id, limit=SPARK_EPISODES)
+        if history:
+            st.vega_lite_chart(charts.score_frame(history), charts.SPARK)
+        facts = [f"score **{score(row.score)}**", f"episode {row.episode:,}", f"runs **{version(row)}**"]
+        st.markdown(" · ".join(facts))
+        reload = f"reloaded {ago(row.reloaded_at, now)} in {milliseconds(row.reload_milliseconds)}"
+        st.caption(f"{row.role or 'foreign'} · {row.algorithm} · {reload if row.reloaded_at else 'never reloaded'}")
+
+
+def _open(agent_id: str | None) -> None:
+    if agent_id is None:
+        st.query_params.clear()
+    else:
+        st.query_params["id"] = agent_id
+
+
+def values_frame(learners: Sequence[AgentRow]) -> pd.DataFrame:
+    """Agents -> one row each, one column for each hyperparameter that any of them has."""
+    names = list(dict.fromkeys(name for row in learners for name in row.values))  # noqa: PD011 - no pandas
+    return pd.DataFrame(
+        [
+            {
+                "agent": row.agent_id,
+                "version": version(row),
+                **{name: number(row.values[name]) if name in row.values else "" for name in names},  # noqa: PD011 - no pandas
+            }
+            for row in learners
+        ]
+    )
+
+
+def others_frame(rows: Sequence[AgentRow], now: datetime) -> pd.DataFrame:
+    """Agents without a learner -> one row each."""
+    return pd.DataFrame(
+        [(row.agent_id, row.role, row.world or "", condition(row, now)[0], ago(row.seen_at, now)) for row in rows],
+        columns=["agent", "role", "world", "state", "seen"],
+    )
+
+
+def _one(row: AgentRow, views: Rows) -> None:
+    now = datetime.now(UTC)
+    state, colour = condition(row, now)
+    st.button("All agents", icon=":material/arrow_back:", type="tertiary", on_click=_open, args=(None,))
+    st.markdown(f"#### {row.agent_id} :{colour}-badge[{state}]")
+    silent = (
+        f" · not heard of for {span((now - row.seen_at).total_seconds())}" if state == "silent" and row.seen_at else ""
+    )
+    st.caption(f"{row.role or 'foreign'} · {row.algorithm or 'reference policy'} · world {row.world or DASH}{silent}")
+    for column, (label, text) in zip(st.columns(6), _facts(row, now).items(), strict=True):
+        column.metric(label, text)
+    history = views.history(row.agent_id, limit=HISTORY_EPISODES)
+    if history:
+        st.vega_lite_chart(charts.score_frame(history), charts.SCORE)
+        st.caption(f"Grey: each episode; blue: the mean of {charts.WINDOW}; dashed: a reload.")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.markdown("##### Values in use")
+        st.dataframe(declared_frame(row), hide_index=True)
+    with right:
+        st.markdown("##### Updates")
+        concerning = [update for update in views.updates(limit=100) if row.agent_id in update.agents]
+        if concerning:
+            st.dataframe(updates_frame(concerning, now), hide_index=True)
+        else:
+            st.caption("None yet.")
+
+
+def _facts(row: AgentRow, now: datetime) -> Mapping[str, str]:
+    return {
+        "score": score(row.score),
+        "episode": f"{row.episode:,}",
+        "gradient steps": f"{row.step:,}",
+        "runs": version(row),
+        "last reload": ago(row.reloaded_at, now),
+        "its latency": milliseconds(row.reload_milliseconds),
+    }
+
+
+def declared_frame(row: AgentRow) -> pd.DataFrame:
+    """An agent's values beside what its algorithm declares of each key."""
+    known = ALGORITHMS[row.algorithm] if row.algorithm else None
+    found = []
+    for name, value in row.values.items():  # noqa: PD011 - no pandas
+        declared = known[name] if known and name in known.names else None
+        default = number(declared.default) if declared else ""
+        moved = declared is not None and not same(declared.default, value)
+        found.append((name, number(value), default if moved else "", declared.meaning if declared else ""))
+    return pd.DataFrame(found, columns=["key", "value", "default, where another", "meaning"])
+
+
+def updates_frame(updates: Sequence[UpdateRow], now: datetime) -> pd.DataFrame:
+    """Updates -> one row each, for the agent they concern."""
+    return pd.DataFrame(
+        [(u.update_id, u.stage, summary(u), ago(u.changed_at, now), listed(u.reasons)) for u in updates],
+        columns=["update", "stage", "sets", "changed", "why"],
+    )

@@ -1,0 +1,79 @@
+"""Updates that wait for a person: what changes, the evidence, approve and reject."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import streamlit as st
+
+from tars.dashboard import session
+from tars.dashboard.desk import Desk
+from tars.dashboard.differences import groups
+from tars.dashboard.panels import draw_evidence, draw_group
+from tars.dashboard.reads import Rows
+from tars.dashboard.wording import ago, listed, obstacles, points, span
+from tars.schemas.bounds import Strictness
+from tars.schemas.hyperparameters import AlgorithmName
+from tars.schemas.views import AgentRow, UpdateRow
+
+SHOWN: Final = 8
+"""Updates drawn at once, the newest first."""
+
+
+def page(views: Rows, desk: Desk) -> None:
+    """Draw every pending update as a card."""
+    waiting = views.pending()
+    agents = {row.agent_id: row for row in views.agents()}
+    if not waiting:
+        st.info("Nothing waits for approval.")
+        return
+    count = f"{len(waiting)} update{'s' * (len(waiting) != 1)} wait{'s' * (len(waiting) == 1)} for approval"
+    st.caption(count + (f"; the newest {SHOWN} are shown" if len(waiting) > SHOWN else "") + ".")
+    for row in waiting[:SHOWN]:
+        with st.container(border=True, key=f"update-{row.update_id}"):
+            _card(row, agents, desk)
+
+
+def _card(row: UpdateRow, agents: Mapping[str, AgentRow], desk: Desk) -> None:
+    now = datetime.now(UTC)
+    strictness: Strictness = session.settings().validation_strictness
+    algorithms: dict[str, AlgorithmName | None] = {name: agent.algorithm for name, agent in agents.items()}
+    gain = f" · held-out gain {points(row.evidence.gain)}" if row.evidence else ""
+    st.markdown(f"#### {row.update_id}")
+    expires = f" · expires in {span((row.expires_at - now).total_seconds())}" if row.expires_at else ""
+    study = f" · study {row.study_id}" if row.study_id else ""
+    st.caption(f"proposed {ago(row.proposed_at, now)} by {row.proposed_by}{study}{expires}{gain}")
+    if row.reason:
+        st.markdown(f"> {row.reason}")
+    for obstacle in obstacles(row, agents, now):
+        st.warning(obstacle)
+    for group in groups(row, algorithms, strictness):
+        draw_group(group, strictness)
+    draw_evidence(row.evidence)
+    _decide(row, desk)
+
+
+def _decide(row: UpdateRow, desk: Desk) -> None:
+    """A form, so that the reason and the button arrive together."""
+    with st.form(f"decide-{row.update_id}", border=False, enter_to_submit=False):
+        reason, approve, reject = st.columns([6, 1, 1], vertical_alignment="bottom")
+        key = f"reason-{row.update_id}"
+        reason.text_input("Reason", key=key, max_chars=1000, placeholder=f"for {listed(row.agents)}")
+        settled = desk.settled(row.update_id, "approve", "reject")
+        approve.form_submit_button(
+            "Approve", key=f"approve-{row.update_id}", type="primary", width="stretch", disabled=settled,
+            on_click=_approve, args=(row.update_id, key),
+        )  # fmt: skip
+        reject.form_submit_button(
+            "Reject", key=f"reject-{row.update_id}", width="stretch", disabled=settled,
+            on_click=_reject, args=(row.update_id, key),
+        )  # fmt: skip
+
+
+def _approve(update_id: str, key: str) -> None:
+    """Runs before the page is drawn again, so it asks for the desk itself."""
+    session.desk().approve(update_id, st.session_state[key])
+
+
+def _reject(update_id: str, key: str) -> None:
+    session.desk().reject(update_id, st.session_state[key])

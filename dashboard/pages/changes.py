@@ -1,0 +1,139 @@
+"""Every update that ever was: a timeline, a table, and the audit of one by `?id=`, with roll back."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import pandas as pd
+import streamlit as st
+
+from tars.dashboard import charts, session
+from tars.dashboard.desk import Desk
+from tars.dashboard.differences import groups
+from tars.dashboard.panels import draw_evidence, draw_group, draw_read_backs
+from tars.dashboard.reads import Rows
+from tars.dashboard.wording import REVERSIBLE, STAGE_COLOURS, ago, listed, points, summary
+from tars.schemas.views import UpdateRow
+
+SHEET: Final = 50
+TIMELINE: Final = 15
+"""Updates drawn on the timeline."""
+
+
+def page(views: Rows, desk: Desk) -> None:
+    """Draw all updates, or the audit of the one of `?id=`."""
+    chosen = st.query_params.get("id")
+    found = views.update(chosen) if chosen else None
+    if chosen is not None and found is None:
+        st.warning(f"There is no update {chosen}.")
+    if found is not None:
+        _audit(found, views, desk)
+    else:
+        _all(views)
+
+
+def _all(views: Rows) -> None:
+    sheet = st.session_state.setdefault("changes_sheet", 0)
+    rows = views.updates(offset=sheet * SHEET, limit=SHEET + 1)
+    shown, more = rows[:SHEET], len(rows) > SHEET
+    if not shown:
+        st.info("No update was ever proposed." if sheet == 0 else "No older updates.")
+    else:
+        st.vega_lite_chart(charts.timeline_frame(shown[:TIMELINE]), charts.TIMELINE)
+        # What was drawn is what was clicked on: the callback gets these ids, not those of the next refresh.
+        key = f"changes_table_{st.session_state.setdefault('changes_opened', 0)}"
+        st.dataframe(
+            changes_frame(shown, datetime.now(UTC)),
+            hide_index=True,
+            key=key,
+            selection_mode="single-cell",
+            on_select=partial(_select, key, tuple(row.update_id for row in shown)),
+        )
+        st.caption("A click on an update opens its audit.")
+    if sheet or more:
+        buttons = st.container(horizontal=True)
+        buttons.button("Newer", disabled=sheet == 0, on_click=_turn, args=(-1,))
+        buttons.button("Older", disabled=not more, on_click=_turn, args=(1,))
+
+
+def _turn(by: int) -> None:
+    st.session_state["changes_sheet"] = max(0, st.session_state["changes_sheet"] + by)
+
+
+def _select(key: str, ids: tuple[str, ...]) -> None:
+    cells = st.session_state[key]["selection"]["cells"]
+    if cells:
+        st.query_params["id"] = ids[cells[0][0]]
+        st.session_state["changes_opened"] += 1  # a new table next time: nothing in it is selected
+
+
+def changes_frame(rows: Sequence[UpdateRow], now: datetime) -> pd.DataFrame:
+    """Updates -> one row each."""
+    return pd.DataFrame(
+        [
+            (
+                row.update_id,
+                row.stage,
+                summary(row),
+                listed(row.agents, 4),
+                points(row.evidence.gain) if row.evidence else "",
+                row.proposed_by,
+                row.approved_by or "",
+                ago(row.changed_at, now),
+                "; ".join(row.reasons),
+            )
+            for row in rows
+        ],
+        columns=["update", "stage", "sets", "agents", "gain", "proposed by", "approved by", "changed", "why"],
+    )
+
+
+def _audit(row: UpdateRow, views: Rows, desk: Desk) -> None:
+    now = datetime.now(UTC)
+    st.button("All changes", icon=":material/arrow_back:", type="tertiary", on_click=st.query_params.clear)
+    st.markdown(f"#### {row.update_id} :{STAGE_COLOURS[row.stage]}-badge[{row.stage}]")
+    mode = f" ({row.mode})" if row.mode and row.mode != "manual" else ""
+    approved = f" · approved by {row.approved_by}{mode}" if row.approved_by else ""
+    study = f" · study {row.study_id}" if row.study_id else ""
+    st.caption(f"proposed {ago(row.proposed_at, now)} by {row.proposed_by}{approved}{study}")
+    for reason in row.reasons:
+        st.markdown(f"> {reason}")
+    if row.stage in REVERSIBLE:
+        _roll_back(row, desk)
+    st.markdown("##### History")
+    st.dataframe(audit_frame(row), hide_index=True, column_config={"what": st.column_config.TextColumn(width="large")})
+    draw_read_backs(row.read_backs)
+    st.markdown("##### What it changes")
+    strictness = session.settings().validation_strictness
+    for group in groups(row, {agent.agent_id: agent.algorithm for agent in views.agents()}, strictness):
+        draw_group(group, strictness)
+    st.markdown("##### Evidence")
+    draw_evidence(row.evidence)
+
+
+def audit_frame(row: UpdateRow) -> pd.DataFrame:
+    """An update's history -> one row for each event, the oldest first."""
+    return pd.DataFrame(
+        [
+            (f"{entry.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], entry.text, entry.by or "TARS", entry.kind, entry.trace_id or "")
+            for entry in row.history
+        ],
+        columns=["at (UTC)", "what", "who", "event", "trace"],
+    )
+
+
+def _roll_back(row: UpdateRow, desk: Desk) -> None:
+    with st.form(f"roll-back-{row.update_id}", border=False, enter_to_submit=False):
+        reason, button = st.columns([6, 1], vertical_alignment="bottom")
+        key = f"reason-{row.update_id}"
+        reason.text_input("Reason", key=key, max_chars=1000, placeholder=f"take back what {listed(row.agents)} run")
+        button.form_submit_button(
+            "Roll back", key=f"roll_back-{row.update_id}", width="stretch", on_click=_take_back,
+            args=(row.update_id, key), disabled=desk.settled(row.update_id, "roll back"),
+        )  # fmt: skip
+
+
+def _take_back(update_id: str, key: str) -> None:
+    """Runs before the page is drawn again, so it asks for the desk itself."""
+    session.desk().roll_back(update_id, st.session_state[key])

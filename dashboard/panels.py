@@ -1,0 +1,125 @@
+"""What several pages draw: where the rows came from, what became of commands, differences, evidence, read-backs."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import pandas as pd
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from tars.dashboard import charts
+from tars.dashboard.desk import Desk, Level
+from tars.dashboard.differences import Group
+from tars.dashboard.reads import Look
+from tars.dashboard.wording import listed, milliseconds, number, points, span
+from tars.schemas.bounds import Strictness
+from tars.schemas.evidence import Evidence, Verdict
+from tars.schemas.update import ReadBack
+
+DRAW: Final = {
+    "waiting": st.info,
+    "done": st.success,
+    "refused": st.error,
+    "not sent": st.error,
+    "unknown": st.warning,
+}
+VERDICTS: Final = {
+    Verdict.BETTER: ("better", "green"),
+    Verdict.NOT_BETTER: ("not better", "red"),
+    Verdict.INCONCLUSIVE: ("inconclusive", "orange"),
+}
+
+
+def draw_origin(look: Look, banner: DeltaGenerator, corner: DeltaGenerator, *, use_redis: bool) -> None:
+    """Say where this refresh's rows came from: in a corner, and in a banner where it is not Redis."""
+    if look.origin == "memory":
+        banner.error(
+            f"Neither Redis nor the consumers answer: what you see is {span(look.age)} old. "
+            "It comes back by itself when one of them does."
+        )
+    elif look.origin == "queries" and use_redis:
+        banner.warning("Redis is away: rows come from the consumers' queries. Nothing is lost, and commands work.")
+    elif look.origin == "queries":
+        banner.info("USE_REDIS=false: rows come from the consumers' queries.")
+    age = f"{span(look.age)} old" if look.age else f"read at {datetime.now(UTC):%H:%M:%S} UTC"
+    corner.caption(f"{age}, from {look.origin}", text_alignment="right")
+
+
+def draw_news(desk: Desk) -> None:
+    """Say what became of this session's commands."""
+    for errand in desk.news()[:3]:
+        level: Level = errand.level
+        DRAW[level](errand.text)
+
+
+def draw_group(group: Group, strictness: Strictness) -> None:
+    """Draw what changes for agents that run the same: old, new, effect; and both between their bounds."""
+    count = f"{len(group.agents)} agent{'s' * (len(group.agents) != 1)}"
+    st.markdown(f"**{count}** · {listed(group.agents)}")
+    if not group.differences:
+        st.caption("They run these values already.")
+        return
+    table, picture = st.columns([5, 6], gap="medium", vertical_alignment="top")
+    rows = [(d.name, d.old_text, d.new_text, d.change, d.takes_effect) for d in group.differences]
+    table.dataframe(pd.DataFrame(rows, columns=["key", "runs", "proposed", "change", "takes effect"]), hide_index=True)
+    placed = [d for d in group.differences if d.place_new is not None]
+    if placed:
+        picture.vega_lite_chart(charts.bounds_frame(placed), charts.BOUNDS)
+        picture.caption(f"Bounds at strictness {strictness}: grey runs, blue is proposed.")
+    for difference in group.differences:
+        if difference.objection:
+            st.warning(difference.objection)
+
+
+def draw_evidence(evidence: Evidence | None) -> None:
+    """Draw the held-out comparison, the gain with its interval, and what the search had claimed."""
+    if evidence is None:
+        st.caption("No evidence: nobody has compared these values on held-out seeds.")
+        return
+    verdict, colour = VERDICTS[evidence.verdict]
+    left, right = st.columns([6, 5], gap="medium")
+    with left:
+        st.vega_lite_chart(charts.paired_frame(evidence), charts.PAIRED)
+        st.caption("Each held-out seed trained twice: grey with what runs, blue with what is proposed.")
+    with right:
+        surrogate = " :orange-badge[surrogate: never promotable]" if evidence.training == "surrogate" else ""
+        st.markdown(f":{colour}-badge[{verdict}] on {len(evidence.scores)} held-out seeds{surrogate}")
+        one, two, three = st.columns(3)
+        one.metric("held-out gain", points(evidence.gain))
+        two.metric("95 % interval", f"{100 * evidence.gain_low:+.1f} … {100 * evidence.gain_high:+.1f}")
+        three.metric("search claimed", points(evidence.search_gain))
+        st.vega_lite_chart(charts.gain_frame(evidence), charts.GAIN)
+        st.caption(
+            f"Dashed: the {points(evidence.threshold)} that *better* needs; hollow: the search's claim. "
+            f"p = {evidence.p_value:.2g}, look {evidence.look}, trained from {evidence.start} for "
+            f"{evidence.train_episodes} episodes in {evidence.environment}, scored over {evidence.eval_episodes}."
+        )
+
+
+def draw_read_backs(read_backs: Sequence[ReadBack]) -> None:
+    """Draw what each agent was found to run after its reload."""
+    if not read_backs:
+        return
+    st.markdown("##### Read back")
+    rows = [
+        (
+            back.agent_id,
+            f"v{back.version}",
+            "equal" if back.equal else _unequal(back),
+            milliseconds(back.milliseconds),
+            back.step,
+            "kept" if back.weights_kept else "CHANGED",
+            "kept" if back.buffer_kept else "CHANGED",
+        )
+        for back in read_backs
+    ]
+    columns = ["agent", "version", "effective = requested", "latency", "gradient step", "weights", "buffer"]
+    st.dataframe(pd.DataFrame(rows, columns=columns), hide_index=True)
+
+
+def _unequal(back: ReadBack) -> str:
+    keys = [key for key, value in back.requested.items() if back.effective.get(key) != value]
+    return "; ".join(
+        f"{key}: {number(back.effective.get(key))} instead of {number(back.requested[key])}" for key in keys
+    )

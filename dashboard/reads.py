@@ -1,0 +1,174 @@
+"""Where rows come from: Redis, else the consumers' queries, else the last good answer with its age."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final, Literal, Protocol
+
+from tars.schemas.errors import TarsError
+from tars.schemas.views import AgentPoint, AgentRow, StudyRow, TrialRow, UpdateRow
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS: Final = 2.0
+"""How long a source that failed is left alone."""
+PATIENCE: Final = 5.0
+"""One that failed slowly is left alone for this many times as long as it took, so that pages seldom wait for it."""
+REMEMBERED: Final = 500
+"""Answers kept for the time when nobody answers."""
+
+Origin = Literal["redis", "queries", "memory"]
+
+
+class NothingToShow(TarsError):
+    """Nobody answers, and this was never answered before."""
+
+
+class Rows(Protocol):
+    """What a page may read; rows come newest first."""
+
+    def agents(self) -> list[AgentRow]:
+        """Every agent, by name."""
+
+    def history(self, agent_id: str, *, limit: int = 100) -> list[AgentPoint]:
+        """Episodes of an agent."""
+
+    def pending(self) -> list[UpdateRow]:
+        """Updates that wait for approval."""
+
+    def update(self, update_id: str) -> UpdateRow | None:
+        """One update with its history; None: there is none."""
+
+    def updates(self, *, offset: int = 0, limit: int = 100) -> list[UpdateRow]:
+        """All updates."""
+
+    def studies(self) -> list[StudyRow]:
+        """All studies."""
+
+    def study(self, study_id: str) -> StudyRow | None:
+        """One study; None: there is none."""
+
+    def trials(self, study_id: str) -> list[TrialRow]:
+        """A study's trials, by number."""
+
+
+@dataclass
+class Source:
+    """One place to read from, left alone for a while after it failed."""
+
+    origin: Origin
+    open: Callable[[], Rows]
+    away: tuple[type[Exception], ...]
+    """What it raises while it cannot answer."""
+    _resume_at: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ask(self, question: Callable[[Rows], Any]) -> tuple[bool, Any]:
+        """Return (answered, the answer)."""
+        began = monotonic()
+        with self._lock:
+            if began < self._resume_at:
+                return False, None
+            if self._resume_at > 0:  # it was away: one session tries, the others go on without
+                self._resume_at = began + PAUSE_SECONDS
+        try:
+            answer = question(self.open())
+        except self.away as error:
+            took = monotonic() - began
+            log.warning("a source of rows is away", extra={"source": self.origin, "error": repr(error)})
+            self._resume_at = monotonic() + max(PAUSE_SECONDS, PATIENCE * took)
+            return False, None
+        self._resume_at = 0.0
+        return True, answer
+
+
+class Reader:
+    """Sources in the order of preference, shared by all sessions, and what they said last."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = tuple(sources)
+        self._last: OrderedDict[object, tuple[float, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def ask(self, key: object, question: Callable[[Rows], Any]) -> tuple[Origin, float, Any]:
+        """Return (origin, age in seconds, answer); raises NothingToShow."""
+        for source in self.sources:
+            answered, answer = source.ask(question)
+            if answered:
+                self._remember(key, answer)
+                return source.origin, 0.0, answer
+        with self._lock:
+            if key not in self._last:
+                raise NothingToShow("neither Redis nor the consumers answer")
+            at, answer = self._last[key]
+        return "memory", monotonic() - at, answer
+
+    def _remember(self, key: object, answer: object) -> None:
+        with self._lock:
+            self._last[key] = monotonic(), answer
+            self._last.move_to_end(key)
+            while len(self._last) > REMEMBERED:
+                self._last.popitem(last=False)
+
+
+class Look:
+    """The rows of one refresh of one page, and where they came from."""
+
+    _rank: Final = ("redis", "queries", "memory")
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.origin: Origin = reader.sources[0].origin
+        """The worst origin of what was read."""
+        self.age = 0.0
+        """Seconds since the oldest of it was read."""
+
+    def _ask(self, name: str, *args: str, **page: int) -> Any:  # noqa: ANN401 - the methods below say what it is
+        key = (name, args, tuple(page.items()))
+        origin, age, answer = self._reader.ask(key, lambda rows: getattr(rows, name)(*args, **page))
+        self.origin = max(self.origin, origin, key=self._rank.index)
+        self.age = max(self.age, age)
+        return answer
+
+    def agents(self) -> list[AgentRow]:
+        """Every agent, by name."""
+        found: list[AgentRow] = self._ask("agents")
+        return found
+
+    def history(self, agent_id: str, *, limit: int = 100) -> list[AgentPoint]:
+        """Episodes of an agent."""
+        found: list[AgentPoint] = self._ask("history", agent_id, limit=limit)
+        return found
+
+    def pending(self) -> list[UpdateRow]:
+        """Updates that wait for approval."""
+        found: list[UpdateRow] = self._ask("pending")
+        return found
+
+    def update(self, update_id: str) -> UpdateRow | None:
+        """One update with its history; None: there is none."""
+        found: UpdateRow | None = self._ask("update", update_id)
+        return found
+
+    def updates(self, *, offset: int = 0, limit: int = 100) -> list[UpdateRow]:
+        """All updates."""
+        found: list[UpdateRow] = self._ask("updates", offset=offset, limit=limit)
+        return found
+
+    def studies(self) -> list[StudyRow]:
+        """All studies."""
+        found: list[StudyRow] = self._ask("studies")
+        return found
+
+    def study(self, study_id: str) -> StudyRow | None:
+        """One study; None: there is none."""
+        found: StudyRow | None = self._ask("study", study_id)
+        return found
+
+    def trials(self, study_id: str) -> list[TrialRow]:
+        """A study's trials, by number."""
+        found: list[TrialRow] = self._ask("trials", study_id)
+        return found

@@ -1,0 +1,117 @@
+"""Numbers, times and changes in words for people. Pure: the moment is passed in."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+from tars.schemas.hyperparameters import Value, same
+from tars.schemas.views import AgentRow, UpdateRow, UpdateStage
+
+DASH: Final = "—"
+LOST_SECONDS: Final = 15.0
+"""Three beats of 5 seconds: an agent silent for longer may be lost."""
+STAGE_COLOURS: Final[Mapping[UpdateStage, str]] = {
+    "pending": "orange",
+    "refused": "red",
+    "rejected": "gray",
+    "superseded": "gray",
+    "approved": "blue",
+    "released": "blue",
+    "reloading": "blue",
+    "reloaded": "blue",
+    "confirmed": "green",
+    "rolling back": "orange",
+    "rolled back": "red",
+    "failed": "red",
+}
+REVERSIBLE: Final[frozenset[UpdateStage]] = frozenset({"released", "reloading", "reloaded", "confirmed"})
+"""Stages that a roll back is for."""
+
+
+def number(value: Value) -> str:
+    """Return a hyperparameter's value as people write it: `0.00063`, `6.3e-05`, `1,000,000`."""
+    if value is None:
+        return "none"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}"
+
+
+def score(value: float | None) -> str:
+    """Return a normalised score with two decimals."""
+    return DASH if value is None else f"{value:.2f}"
+
+
+def points(gain: float) -> str:
+    """Return a difference of normalised scores in percentage points: `+4.2 pp`."""
+    return f"{100 * gain:+.1f} pp"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a latency: `0.8 ms`, `12 ms`, `3.1 s`."""
+    if value is None:
+        return DASH
+    if value < 10:  # noqa: PLR2004 - below it a decimal matters
+        return f"{value:.1f} ms"
+    return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.1f} s"  # noqa: PLR2004
+
+
+def span(seconds: float) -> str:
+    """Return a duration, rounded to what one would say: `3 s`, `12 min`, `5 h`, `2 d`."""
+    for size, unit, most in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
+        if seconds < size * most:
+            return f"{max(seconds, 0) / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """Return how long ago something was; a dash where it never was."""
+    return DASH if at is None else f"{span((now - at).total_seconds())} ago"
+
+
+def condition(agent: AgentRow, now: datetime) -> tuple[str, str]:
+    """Return an agent's state in a word and the colour to show it in; one that is not heard of is `silent`."""
+    if agent.state == "stopped":
+        return "stopped", "gray"
+    if agent.seen_at is None or (now - agent.seen_at).total_seconds() > LOST_SECONDS:
+        return "silent", "red"
+    return "running", "green"
+
+
+def version(agent: AgentRow) -> str:
+    """Return the configuration it runs, and the one it has heard where that is another."""
+    running = f"v{agent.applied}" if agent.applied else "code"
+    return running if agent.heard <= agent.applied else f"{running} (heard v{agent.heard})"
+
+
+def factor(old: Value, new: Value) -> str:
+    """Return by how much a value changes: `x6.3`; as a difference where there is no ratio."""
+    if old is None or new is None or same(old, new):
+        return ""
+    if old > 0 and new > 0:
+        return f"×{new / old:.3g}"  # noqa: RUF001 - a multiplication sign is meant
+    return f"{new - old:+.3g}"
+
+
+def summary(update: UpdateRow) -> str:
+    """Return what an update sets: `learning_rate 0.0006, gamma 0.97`."""
+    return ", ".join(f"{name} {number(value)}" for name, value in update.values.items())
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """Return names in a row; from the seventh on only how many there are."""
+    names = tuple(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def obstacles(update: UpdateRow, agents: Mapping[str, AgentRow], now: datetime) -> list[str]:
+    """Return why an approval would come to nothing: it has expired, or its agents have moved on. Empty: nothing."""
+    found = []
+    if update.expires_at is not None and now > update.expires_at:
+        found.append(f"It expired {ago(update.expires_at, now)}: propose it again.")
+    for name, base in update.base.items():
+        agent = agents.get(name)
+        if agent is not None and agent.heard != base:
+            found.append(f"{name} has moved on: it was made for version {base}, the agent has heard {agent.heard}.")
+    return found
