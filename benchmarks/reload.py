@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Figure, arguments, percentile, show
 
+from report import Figure, arguments, percentile, show
 from tars.agents.app import Host
 from tars.agents.app import worker as agents_worker
 from tars.agents.host import Reload

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from herd import Account, Herd, account
 
+from herd import Account, Herd, account
 from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused
 from tars.runtime.bus import Bus, fresh_id

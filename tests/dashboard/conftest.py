@@ -1,0 +1,177 @@
+"""A stage for the page: real servers, a real sync worker and real consumers, all for one module."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from examples import ADA, AGENT, EVIDENCE, RUNNING
+from streamlit.testing.v1 import AppTest
+
+from tars.consumers.app import worker as consumers
+from tars.dashboard import session
+from tars.producers.client import Client, connect
+from tars.runtime.app import Worker
+from tars.runtime.bus import connect_bus
+from tars.runtime.journal import Journal
+from tars.runtime.provision import provision
+from tars.runtime.servers import Server, start_nats, start_valkey
+from tars.runtime.settings import Settings
+from tars.schemas.agent import AgentReported, AgentStarted
+from tars.schemas.message import Message
+from tars.schemas.update import UpdateCommand
+from tars.sync_worker.app import worker as sync
+
+EPISODES = 30
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Look again until it is true."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.02)
+
+
+@dataclass
+class Stage:
+    """What runs behind the page."""
+
+    folder: Path
+    nats: Server
+    valkey: Server
+    client: Client
+    """A script of its own, with a name of its own."""
+
+    def publish(self, *messages: Message) -> None:
+        """Store messages one after the other, as their senders would."""
+
+        async def store() -> None:
+            bus = await connect_bus(self.nats.url, "test", patience=5)
+            for number, message in enumerate(messages):
+                await bus.publish(message, id=f"{message.kind}-{message.key}-{number}", by=ADA)
+            await bus.close()
+
+        asyncio.run(store())
+
+    def commands(self, update_id: str) -> list[str]:
+        """The kinds of the events about an update that a command led to, in order."""
+        row = self.client.update(update_id)
+        return [entry.kind for entry in row.history] if row else []
+
+    def propose(self, update_id: str, **values: float) -> None:
+        """Propose an update with evidence, and wait until the page can see it."""
+        self.client.propose(
+            dict(values), agents=[AGENT], update_id=update_id, evidence=EVIDENCE, reason="from the laboratory"
+        )
+        reader = session.reader()
+        until(lambda: update_id in {row.update_id for row in reader.ask("", lambda rows: rows.pending())[2]})
+
+    def restart_nats(self) -> None:
+        port = int(self.nats.url.rpartition(":")[2])
+        self.nats = start_nats(self.folder / "nats", port=port)
+
+    def restart_valkey(self) -> None:
+        self.valkey = start_valkey(self.folder / "valkey")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("stage")
+    nats, valkey = start_nats(folder / "nats"), start_valkey(folder / "valkey")
+    settings = Settings(nats_url=nats.url, redis_url=valkey.url, ack_wait_seconds=2, rate_limit_per_minute=0)
+    with pytest.MonkeyPatch.context() as environment, workers(settings):
+        environment.setenv("NATS_URL", nats.url)
+        environment.setenv("REDIS_URL", valkey.url)
+        environment.setenv("TARS_USER", "grace")
+        with connect(nats.url, user="ada") as client:
+            found = Stage(folder, nats, valkey, client)
+            _start_agent(found)
+            yield found
+        forget()
+    for server in (found.valkey, found.nats):
+        server.stop()
+
+
+def _start_agent(stage: Stage) -> None:
+    started = AgentStarted(
+        agent_id=AGENT, run_id="r-1", role="policy", algorithm="dqn", world="world-1", values=RUNNING,
+        heard_version=0, applied_version=0,
+    )  # fmt: skip
+    reports = (
+        AgentReported(agent_id=AGENT, run_id="r-1", episode=n, step=n, score=n / EPISODES, version=n // 20)
+        for n in range(EPISODES)
+    )
+    stage.publish(started, *reports)
+    until(lambda: len(stage.client.history(AGENT)) == EPISODES)
+
+
+def forget() -> None:
+    """End what the page's process keeps, as its end would."""
+    session.line().close()
+    session.executor().shutdown()
+    st.cache_resource.clear()
+
+
+class Loop:
+    """Workers in a thread of their own, until told to stop."""
+
+    def __init__(self, *running: Worker) -> None:
+        self._workers = running
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="workers")
+        self._thread.start()
+        self._ready.result(20)
+
+    async def _run(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        bus = await connect_bus(self._workers[0].settings.nats, "provision", patience=5)
+        await provision(bus.jetstream, ack_wait=2)
+        await bus.close()
+        tasks = [asyncio.create_task(worker.serve(0)) for worker in self._workers]
+        self._ready.set_result(None)
+        await self._end.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __enter__(self) -> "Loop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(20)
+
+
+def workers(settings: Settings) -> Loop:
+    """Run the sync worker and the consumers."""
+    return Loop(sync(settings), consumers(settings))
+
+
+def _show(name: str) -> None:
+    from tars.dashboard.app import PAGES, live  # noqa: PLC0415 - AppTest runs this text as a script
+
+    live(next(page for page in PAGES if page.name == name))
+
+
+def show(name: str, **query: str) -> AppTest:
+    """Open one page in a new session."""
+    page = AppTest.from_function(_show, default_timeout=20, args=(name,))
+    for key, value in query.items():
+        page.query_params[key] = value
+    return page.run()
+
+
+def texts(page: AppTest) -> str:
+    """All that a page says outside its tables."""
+    boxes = (page.markdown, page.caption, page.error, page.warning, page.info, page.success)
+    assert not page.exception, page.exception
+    return "\n".join(str(element.value) for group in boxes for element in group)
+
+
+__all__ = ["Stage", "UpdateCommand", "show", "texts", "until"]

@@ -1,0 +1,183 @@
+"""The life of an update: who may do what, and when."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given as forall
+from hypothesis import strategies as st
+
+from story import ADA, AGENTS, BOB, CHANGE, NOW, VALUES, agent, evidence, given
+from tars.schemas.errors import Refused
+from tars.schemas.evidence import Evidence, Verdict
+from tars.schemas.update import (
+    ApplyUpdate,
+    ApproveUpdate,
+    ProposeUpdate,
+    RejectUpdate,
+    RollBackUpdate,
+    UpdateApproved,
+    UpdateCommand,
+    UpdateConfirmed,
+    UpdateEvent,
+    UpdateProposed,
+    UpdateRefused,
+    UpdateRejected,
+    UpdateReleased,
+    UpdateRollBackRequested,
+    UpdateRolledBack,
+    UpdateStarted,
+    content_of,
+)
+from tars.sync_worker.lifecycle import EXPIRY, OVER, Facts, Stage, Update, decide, evolve, replay
+
+BASE = {"a": 0, "b": 0}
+PROPOSE = ProposeUpdate(update_id="u", agents=("a", "b"), values=CHANGE)
+APPROVE, REJECT = ApproveUpdate(update_id="u"), RejectUpdate(update_id="u")
+APPLY, ROLL_BACK = ApplyUpdate(update_id="u"), RollBackUpdate(update_id="u", reason="worse")
+PROPOSED = UpdateProposed(
+    update_id="u", by=ADA, values=CHANGE, base=BASE, before={"a": VALUES, "b": VALUES}, evidence=None, study_id=None,
+    reason="", expires_at=NOW + EXPIRY, strictness="medium", content=content_of(CHANGE, BASE, None),
+)  # fmt: skip
+APPROVED = UpdateApproved(update_id="u", by=ADA, mode="manual", reason="", hold=False)
+HELD = APPROVED.model_copy(update={"hold": True})
+RELEASED = UpdateReleased(update_id="u", by=ADA)
+STARTED = UpdateStarted(update_id="u", agents=("a", "b"))
+CONFIRMED = UpdateConfirmed(update_id="u")
+REJECTED = UpdateRejected(update_id="u", by=ADA, reason="")
+REFUSED = UpdateRefused(update_id="u", by=ADA, reasons=("no",), agents=("a",), values=CHANGE)
+WANTED_BACK = UpdateRollBackRequested(update_id="u", by=ADA, reason="worse")
+ROLLED_BACK = UpdateRolledBack(update_id="u", by=ADA, reason="worse", read_backs=(), unreached={})
+LIVE = (PROPOSED, APPROVED, RELEASED, STARTED, CONFIRMED)
+
+
+def test_a_valid_proposal_waits_for_approval_with_what_its_agents_run() -> None:
+    given().when(PROPOSE).then(PROPOSED)
+
+
+def test_a_proposal_that_breaks_rules_is_refused_with_all_of_them() -> None:
+    wrong = ProposeUpdate(update_id="u", agents=("a", "ghost"), values={"gamma": 1.5, "tau": 0.0, "gama": 1.0})
+    given().when(wrong).then_refused("no agent ghost", "gamma = 1.5", "tau = 0", "gama is no hyperparameter")
+
+
+def test_the_same_proposal_twice_changes_nothing() -> None:
+    given(PROPOSED).when(PROPOSE).then()
+
+
+def test_another_proposal_under_a_known_id_is_refused() -> None:
+    other = PROPOSE.model_copy(update={"values": {"learning_rate": 2e-3}})
+    given(PROPOSED).when(other).then_refused("another update has this id")
+
+
+def test_an_approval_releases_at_once() -> None:
+    given(PROPOSED).when(APPROVE).then(APPROVED, RELEASED)
+
+
+def test_an_approval_on_hold_waits_to_be_applied() -> None:
+    given(PROPOSED).when(APPROVE.model_copy(update={"hold": True})).then(HELD)
+    given(PROPOSED, HELD).when(APPLY).then(RELEASED)
+    given(PROPOSED, HELD, RELEASED).when(APPLY).then()
+
+
+def test_approving_twice_changes_nothing_and_somebody_else_is_told() -> None:
+    given(PROPOSED, APPROVED, RELEASED).when(APPROVE).then()
+    given(PROPOSED, APPROVED, RELEASED).where(by=BOB).when(APPROVE).then_refused("update is released")
+
+
+def test_nothing_can_be_done_with_what_nobody_proposed() -> None:
+    for command in (APPROVE, REJECT, APPLY, ROLL_BACK):
+        given().when(command).then_unknown()
+        given(REFUSED).when(command).then_unknown()
+
+
+@pytest.mark.parametrize("end", [REJECTED, WANTED_BACK, ROLLED_BACK], ids=["rejected", "rolling back", "rolled back"])
+def test_what_has_ended_cannot_be_approved_or_rejected(end: UpdateEvent) -> None:
+    given(PROPOSED, end).when(APPROVE).then_refused("update is")
+    given(PROPOSED, end).when(REJECT).then_refused("update is")
+
+
+def test_a_pending_update_can_be_rejected_a_released_one_only_rolled_back() -> None:
+    given(PROPOSED).when(REJECT).then(REJECTED)
+    given(PROPOSED, APPROVED, RELEASED).when(REJECT).then_refused("roll it back instead")
+    given(PROPOSED).when(ROLL_BACK).then_refused("reject it instead")
+
+
+def test_a_released_update_can_be_taken_back_also_after_confirmation_and_once() -> None:
+    given(PROPOSED, APPROVED, RELEASED).when(ROLL_BACK).then(WANTED_BACK)
+    given(*LIVE).when(ROLL_BACK).then(WANTED_BACK)
+    given(*LIVE, WANTED_BACK).when(ROLL_BACK).then()
+    given(*LIVE, WANTED_BACK, ROLLED_BACK).when(ROLL_BACK).then_refused("update is rolled back")
+
+
+def test_an_agent_that_has_moved_on_supersedes_the_update() -> None:
+    moved = {"a": agent("a", heard=7), "b": agent("b")}
+    given(PROPOSED).where(agents=moved).when(APPROVE).then_kinds("superseded")
+    given(PROPOSED, HELD).where(agents=moved).when(APPLY).then_kinds("superseded")
+
+
+def test_an_expired_update_cannot_be_approved() -> None:
+    given(PROPOSED).where(time=NOW + EXPIRY + timedelta(seconds=1)).when(APPROVE).then_refused("expired")
+
+
+def test_four_eyes_keep_a_proposer_from_approving() -> None:
+    given(PROPOSED).where(four_eyes=True).when(APPROVE).then_refused("four eyes")
+    given(PROPOSED).where(four_eyes=True, by=BOB).when(APPROVE).then_kinds("approved", "released")
+
+
+def test_a_command_that_is_late_or_one_too_many_is_refused() -> None:
+    given(PROPOSED).where(late=True).when(APPROVE).then_refused("after its deadline")
+    given(PROPOSED).where(too_many=True).when(APPROVE).then_refused("RATE_LIMIT_PER_MINUTE")
+    given().where(late=True).when(PROPOSE).then_refused("after its deadline")
+
+
+@pytest.mark.parametrize(
+    ("mode", "found", "verbs"),
+    [
+        ("manual", evidence(Verdict.BETTER), ("proposed",)),
+        ("autonomous_threshold", evidence(Verdict.BETTER), ("proposed", "approved", "released")),
+        ("autonomous_threshold", evidence(Verdict.BETTER, gain=0.01), ("proposed",)),
+        ("autonomous_threshold", evidence(Verdict.INCONCLUSIVE), ("proposed",)),
+        ("autonomous_threshold", evidence(Verdict.BETTER, training="surrogate"), ("proposed",)),
+        ("autonomous_threshold", None, ("proposed",)),
+        ("autonomous_all", None, ("proposed", "approved", "released")),
+    ],
+)
+def test_a_mode_approves_by_itself_only_what_it_may(mode: str, found: Evidence | None, verbs: tuple[str, ...]) -> None:
+    given().where(mode=mode).when(PROPOSE.model_copy(update={"evidence": found})).then_kinds(*verbs)
+
+
+def test_no_mode_approves_what_is_invalid() -> None:
+    wrong = PROPOSE.model_copy(update={"values": {"gamma": 2.0}})
+    given().where(mode="autonomous_all").when(wrong).then_refused("gamma")
+
+
+COMMANDS: list[UpdateCommand] = [
+    PROPOSE, APPROVE, APPROVE.model_copy(update={"hold": True}), REJECT, APPLY, ROLL_BACK,
+]  # fmt: skip
+ROLLOUT: dict[Stage, list[UpdateEvent]] = {
+    Stage.RELEASED: [STARTED],
+    Stage.RELOADING: [CONFIRMED, WANTED_BACK],
+    Stage.ROLLING_BACK: [ROLLED_BACK],
+}
+"""What a rollout may do next at each stage."""
+
+
+@forall(st.lists(st.tuples(st.sampled_from(range(len(COMMANDS) + 1)), st.sampled_from([ADA, BOB])), max_size=30))
+def test_no_sequence_of_commands_and_rollout_steps_breaks_the_rules(steps: list[tuple[int, object]]) -> None:
+    ledger: list[UpdateEvent] = []
+    state = Update()
+    for number, by in steps:
+        before = state
+        if number == len(COMMANDS):
+            events = ROLLOUT.get(state.stage, [])[:1]
+        else:
+            facts = Facts(id="c", time=NOW, by=by, agents=AGENTS)  # type: ignore[arg-type]
+            try:
+                events = decide(state, COMMANDS[number], facts)
+            except Refused:
+                assert state.proposal is None
+                continue
+        for event in events:
+            state = evolve(state, event)
+        ledger += events
+        assert replay(ledger) == state
+        assert before.stage not in OVER or state.stage is before.stage, "what is over stays over"
