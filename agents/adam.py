@@ -33,7 +33,7 @@ class Adam:
         if active is None:
             self.steps += 1
             self._m.lerp_(gradient, 1 - BETA_1)
-            self._v.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+            self._v.lerp_(torch.mul(gradient, gradient, out=self._room), 1 - BETA_2)  # to the bit as below
         else:
             share = active.to(gradient)[:, None]
             self.steps += active

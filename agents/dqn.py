@@ -123,7 +123,7 @@ class DQN:
         self._state = self._environment.start(draws[DRAWS][horizon])
         self._return = torch.zeros(len(self._vector_steps), dtype=self._dtype)
         self._visited: list[tuple[Tensor, Tensor]] = []
-        self._at, self._round = 0, 0
+        self._at = 0
 
     def step(self) -> bool:
         """Act once in every copy, store, and learn where it is time to; say whether the episode goes on."""
@@ -160,9 +160,9 @@ class DQN:
         if not bool(active.any()) or (self._at + 1) % self._size("train_freq"):
             return
         everyone = None if bool(active.all()) else active
-        for _ in range(self._size("gradient_steps")):
-            self._gradient_step(self._picks[self._round], everyone)
-            self._round += 1
+        rounds, count = self._at // self._size("train_freq"), self._size("gradient_steps")
+        for pick in self._picks[rounds * count : (rounds + 1) * count]:  # by the step, whatever other lanes do
+            self._gradient_step(pick, everyone)
 
     def _gradient_step(self, pick: Tensor, active: Tensor | None) -> None:
         rows = self._buffer.sample(pick)
