@@ -8,7 +8,7 @@ from tars.agents.environments import DRAWS, RoleEnvironment
 from tars.agents.game import ACTIONS, ROLES, STATES, Role, coordination_game
 
 LANES, COPIES = 2, 10_000
-"""One copy's mean reward per step spreads by 0.32, so that of all of them by 0.0022: the tolerances are four of that."""
+"""The mean reward per step spreads by 0.32 in one copy, so by 0.0022 in all: tolerances are four times that."""
 
 
 def _play(environment: RoleEnvironment, actions: Tensor) -> tuple[Tensor, Tensor, float]:

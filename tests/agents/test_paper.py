@@ -1,8 +1,8 @@
-"""A lane of a population, episode after episode, against one Q-learner written from the paper with torch's own parts."""
+"""A lane of a population, episode after episode, against one Q-learner written from the paper."""
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import pytest
@@ -27,6 +27,20 @@ ODD: Final[Values] = {
 """Every value another: gradients are clipped, exploration ends in the second episode, the target follows rarely."""
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Matrices as small as these only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _linear(network: nn.Sequential) -> list[nn.Linear]:
+    """Its layers with parameters, in order."""
+    return [layer for layer in network if isinstance(layer, nn.Linear)]
+
+
 class PaperLearner:
     """Algorithm 1 of Mnih et al. for one agent: a list for a memory, torch's layers, optimiser, loss and clipping.
 
@@ -37,10 +51,10 @@ class PaperLearner:
         self._values, self._environment = values, RoleEnvironment("policy", torch.float64)
         self._generator = torch.Generator().manual_seed(seed)
         self._online, self._target = self._layers(), self._layers()
-        for layer in self._online[::2]:
+        for layer in _linear(self._online):
             for parameter, shape in ((layer.weight, layer.weight.T.shape), (layer.bias, (1, layer.out_features))):
                 drawn = torch.rand(shape, generator=self._generator) * 2 - 1
-                parameter.data = (drawn / math.sqrt(layer.in_features)).double().mT.reshape(parameter.shape)
+                parameter.data = (drawn * (1 / math.sqrt(layer.in_features))).double().mT.reshape(parameter.shape)
         self._target.load_state_dict(self._online.state_dict())
         self._optimiser = torch.optim.Adam(self._online.parameters(), lr=values["learning_rate"])
         self._memory = deque[tuple[int, int, int, float]](maxlen=int(values["buffer_size"]))
@@ -53,9 +67,11 @@ class PaperLearner:
 
     def episode(self) -> None:
         """One episode in COPIES copies."""
-        horizon, freq, repeats = self._environment.horizon, *self._whole("train_freq", "gradient_steps")
+        horizon = self._environment.horizon
+        freq, repeats = self._whole("train_freq", "gradient_steps")
         chance = torch.rand(horizon + 1, DRAWS + 2, COPIES, generator=self._generator).double()
-        picks = torch.rand((horizon // freq + 1) * repeats, *self._whole("batch_size"), generator=self._generator)
+        (batch,) = self._whole("batch_size")
+        picks = torch.rand((horizon // freq + 1) * repeats, batch, generator=self._generator)
         state = self._environment.start(chance[horizon, DRAWS])
         for t in range(horizon):
             state = self._act(state, chance[t])
@@ -90,13 +106,14 @@ class PaperLearner:
             torch.arange(len(action)), torch.tensor(action)
         ]
         self._optimiser.zero_grad()
-        nn.functional.smooth_l1_loss(q, target).backward()
+        loss = nn.functional.smooth_l1_loss(q, target)
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         nn.utils.clip_grad_norm_(self._online.parameters(), self._values["max_grad_norm"])
         self._optimiser.step()
 
     def parameters(self) -> Tensor:
         """Online and target, in the order of a lane."""
-        layers = [*self._online[::2], *self._target[::2]]
+        layers = [*_linear(self._online), *_linear(self._target)]
         return torch.cat([x for layer in layers for x in (layer.weight.detach().mT.flatten(), layer.bias.detach())])
 
 
