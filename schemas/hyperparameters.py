@@ -141,7 +141,7 @@ DQN = Algorithm(
         ),
         Hyperparameter(
             "exploration_initial_eps", float, 1.0, (0.0, 1.0), (0.5, 1.0), Uniform(0.5, 1.0),
-            _everywhere("live", ours="boundary"), "Share of random actions at the start.",
+            _everywhere("live", ours="boundary"), "Share of random actions at the start.", floor=0.01,
         ),
         Hyperparameter(
             "exploration_final_eps", float, 0.05, (0.0, 1.0), (0.0, 0.2), Uniform(0.01, 0.2),
