@@ -1,9 +1,10 @@
 """`tars`: every command, and how errors end: one line on standard error, and an exit code that is not 0."""
 
 import sys
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from tars import __version__
 from tars.cli import fleet, processes, updates
@@ -14,7 +15,7 @@ from tars.runtime.settings import BadSetting
 from tars.schemas.errors import TarsError
 
 MISCONFIGURED: Final = 2
-"""Exit code for a wrong setting: a supervisor need not start it again."""
+"""Exit code for a wrong setting or a wrong command line: a supervisor need not start it again."""
 
 app = typer.Typer(
     help="Release hyperparameters to reinforcement-learning agents that are already running.",
@@ -46,9 +47,9 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; an error of ours is one line, a bug a traceback."""
+    """Run a command; an error of ours, or of whoever typed it, is one line; a bug is a traceback."""
     try:
-        app(prog_name="tars")
+        code = app(prog_name="tars", standalone_mode=False)  # it raises usage errors instead of drawing boxes
     except BadSetting as error:
         _end(error, MISCONFIGURED)
     except TarsError as error:
@@ -58,10 +59,21 @@ def main() -> None:
         if others is not None or ours is None:
             raise
         _end(ours.exceptions[0], 1)
+    except ValidationError as error:  # what was typed fits into no message
+        _end("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors()), 1)
+    except typer.Abort:
+        _end("aborted", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _end(error.format_message(), MISCONFIGURED)  # a usage error; typer has no public name for all of them
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _end(error: BaseException, code: int) -> None:
-    err.print(f"tars: {error}", markup=False, highlight=False, soft_wrap=True)
+def _end(error: BaseException | str, code: int) -> NoReturn:
+    """Say why on one line; an empty reason has been said (help was shown)."""
+    if told := " ".join(str(error).split()):
+        err.print(f"tars: {told}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

@@ -1,11 +1,13 @@
 """Commands about updates: propose, approve, reject, apply, rollback, and their history."""
 
+import math
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 import tars
+from tars.cli.dry_run import try_out
 from tars.cli.output import AsJson, clock, number, out, show_json, show_rows, values_text
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import ALGORITHMS, Value
@@ -44,11 +46,17 @@ def propose(
     role: Annotated[str | None, typer.Option("--role", help="All live agents of a role.")] = None,
     reason: Why = "",
     update_id: Annotated[str | None, typer.Option("--id", help="Its id; made up unless given.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it, by VALIDATION_STRICTNESS here.")] = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Propose values for agents; the rest stays as each agent runs it."""
     values = dict(parse_value(text) for text in sets)
+    if (role is None) == (not agent):
+        raise typer.BadParameter("name exactly one of --role and --agent")
+    if dry_run:
+        try_out(values, role, agent or (), as_json=as_json)
+        return
     with tars.connect() as bus:
         update = bus.propose(values, role=role, agents=tuple(agent or ()), reason=reason, update_id=update_id)
         event = update.wait() if wait else None
@@ -64,10 +72,13 @@ def parse_value(text: str) -> tuple[str, Value]:
         declared.name == key and declared.type is int for a in ALGORITHMS.values() for declared in a.hyperparameters
     )
     try:
-        return key.strip(), int(value) if whole else float(value)
+        read = int(value) if whole else float(value)
     except ValueError:
-        kind = "a whole number" if whole else "a number"
-        raise typer.BadParameter(f"{value!r} is not {kind}: {key} needs one") from None
+        read = math.nan
+    if not math.isfinite(read):
+        kind = "a whole number" if whole else "a finite number"
+        raise typer.BadParameter(f"{value!r} is not {kind}: {key} needs one")
+    return key.strip(), read
 
 
 def approve(

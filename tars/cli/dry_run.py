@@ -1,0 +1,49 @@
+"""`tars propose --dry-run`: the sync worker's rules, asked here about what the agents run; nothing is sent."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import typer
+
+import tars
+from tars.cli.output import number, out, show_json
+from tars.producers.commands import CommandRefused
+from tars.runtime.settings import load_settings
+from tars.schemas.hyperparameters import Value
+from tars.schemas.running import RunningAgent
+from tars.schemas.update import ProposeUpdate
+from tars.schemas.views import AgentRow
+from tars.sync_worker.validation import Proposal, objections
+
+
+def try_out(values: Mapping[str, Value], role: str | None, agents: Sequence[str], *, as_json: bool) -> None:
+    """Say what would change and whether it would be refused; then the exit code is 1."""
+    strictness = load_settings().validation_strictness
+    with tars.connect() as bus:
+        names = bus.learners(role) if role is not None else tuple(agents)
+        running = running_agents(row for row in bus.agents() if row.agent_id in names)
+    ProposeUpdate(update_id="dry-run", agents=names, values=dict(values))  # raises where no message can hold it
+    base = {name: agent.heard for name, agent in running.items()}
+    now = datetime.now(UTC)
+    reasons = objections(Proposal(names, values, base, None, now + timedelta(days=7), now, running, strictness))
+    changes = {name: {key: [agent.values.get(key), values[key]] for key in values} for name, agent in running.items()}
+    if as_json:
+        show_json({"allowed": not reasons, "strictness": strictness, "reasons": reasons, "changes": changes})
+        raise typer.Exit(1 if reasons else 0)
+    for name, change in changes.items():
+        text = ", ".join(f"{key} {number(before)} -> {number(after)}" for key, (before, after) in change.items())
+        out.print(f"{name}: {text}", highlight=False, markup=False)
+    if reasons:
+        raise CommandRefused(*reasons)
+    out.print(f"allowed at strictness {strictness}; nothing was sent")
+
+
+def running_agents(rows: Iterable[AgentRow]) -> dict[str, RunningAgent]:
+    """Read rows of the query `agents` as what the rules judge."""
+    return {
+        row.agent_id: RunningAgent(
+            agent_id=row.agent_id, run_id=row.run_id, role=row.role, algorithm=row.algorithm, world=row.world,
+            values=row.values, heard=row.heard, applied=row.applied, alive=row.state == "running",
+        )
+        for row in rows
+    }  # fmt: skip
