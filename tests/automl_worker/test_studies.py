@@ -142,7 +142,7 @@ async def test_a_trial_that_cannot_be_trained_fails_alone_and_the_others_count(b
     whole = {**good.model_dump(), "hyperparameters": dict(_game())}
     bad = {
         1: {"environment": "kitchen"},
-        2: {"hyperparameters": {**_game(), "learning_rate": 3e38}},
+        2: {"hyperparameters": {**_game(), "learning_rate": 3e38, "learning_starts": 0}},
         3: {"hyperparameters": {**_game(), "gamma": None}},
     }
     await bus.publish(good, id="t0")
