@@ -1,0 +1,91 @@
+"""The sequential paired test: honest about noise, able to see a gain, and never fooled by what is missing."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tars.automl_worker.evidence import ALPHA, LOOKS, Look, assess, level, paired
+from tars.schemas.evidence import PairedScore, Verdict
+
+SPREAD = 0.14
+"""Standard deviation of a paired difference on real lanes."""
+
+
+def pairs(differences: Sequence[float]) -> list[PairedScore]:
+    return [PairedScore(seed=n, incumbent=0.0, candidate=float(d)) for n, d in enumerate(differences)]
+
+
+def follow(differences: Sequence[float], candidates: int = 1) -> Look:
+    """Look until a verdict."""
+    for look, count in enumerate(LOOKS, 1):
+        found = assess(pairs(differences[:count]), look, threshold=0.03, candidates=candidates)
+        if found.verdict is not None:
+            return found
+    raise AssertionError("the last look always has a verdict")
+
+
+def verdicts(gain: float, repeats: int) -> Counter[Verdict]:
+    random = np.random.default_rng(1)
+    found = (follow(random.normal(gain, SPREAD, LOOKS[-1])).verdict for _ in range(repeats))
+    return Counter(verdict for verdict in found if verdict is not None)
+
+
+def test_equal_candidates_are_promoted_no_oftener_than_the_error_allows() -> None:
+    repeats = 600
+    promoted = verdicts(0.0, repeats)[Verdict.BETTER]
+    assert promoted <= ALPHA * repeats + 3 * math.sqrt(ALPHA * repeats)
+
+
+def test_a_real_gain_is_found_and_a_real_loss_never_promoted() -> None:
+    assert verdicts(0.10, 100)[Verdict.BETTER] >= 95
+    assert verdicts(-0.05, 200)[Verdict.BETTER] == 0
+
+
+def test_the_levels_of_all_looks_add_up_to_the_error_whatever_the_candidates() -> None:
+    for candidates in (1, 2, 3):
+        levels = [level(look, candidates) for look in range(1, len(LOOKS) + 1)]
+        assert sum(levels) == pytest.approx(ALPHA / candidates)
+        assert levels == sorted(levels), "late looks may spend more"
+
+
+def test_a_hopeless_candidate_is_given_up_at_the_first_look() -> None:
+    found = follow([-0.5 + 0.01 * (n % 3) for n in range(64)])
+    assert (found.verdict, found.number) == (Verdict.NOT_BETTER, 1)
+
+
+def test_a_gain_below_the_threshold_is_not_better_however_certain() -> None:
+    assert follow([0.01 + 1e-6 * (n % 2) for n in range(64)]).verdict is Verdict.NOT_BETTER
+
+
+def test_equal_scores_on_every_seed_prove_nothing() -> None:
+    found = follow([0.0] * 64)
+    assert (found.verdict, found.p_value) == (Verdict.NOT_BETTER, 1.0)
+
+
+@given(st.lists(st.floats(-2, 2), min_size=8, max_size=8), st.floats(-1, 1))
+def test_the_reported_gain_is_the_mean_inside_its_interval_and_moves_with_the_scores(
+    differences: list[float], shift: float
+) -> None:
+    one = assess(pairs(differences), 1, threshold=0.03, candidates=1)
+    other = assess(pairs([d + shift for d in differences]), 1, threshold=0.03, candidates=1)
+    assert one.gain == pytest.approx(sum(differences) / 8)
+    assert one.gain_low <= one.gain <= one.gain_high
+    assert other.gain == pytest.approx(one.gain + shift)
+    assert other.gain_high - other.gain_low == pytest.approx(one.gain_high - one.gain_low, abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
+def test_pairs_without_a_finite_score_are_left_out_and_too_few_are_never_better(bad: float | None) -> None:
+    seeds = list(range(64))
+    incumbent: dict[int, float | None] = dict.fromkeys(seeds, 0.0)
+    candidate: dict[int, float | None] = {seed: (bad if seed % 2 else 5.0 + 0.01 * seed) for seed in seeds}
+    usable = paired(seeds, incumbent, candidate)
+    assert [pair.seed for pair in usable] == seeds[::2]
+    for look in range(1, len(LOOKS) + 1):
+        count = sum(pair.seed < LOOKS[look - 1] for pair in usable)
+        assert assess(usable[:count], look, threshold=0.03, candidates=1).verdict is not Verdict.BETTER
