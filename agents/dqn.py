@@ -5,9 +5,10 @@ of the members' mean losses, so each member's gradient is its own.
 
 Differs from the paper as Stable-Baselines3 does: Adam instead of RMSProp; a gradient step after every `train_freq`
 vector steps; the target network follows by tau every `target_update_interval` environment steps; the gradient's norm is
-limited to `max_grad_norm`. The Huber loss is the paper's clipping of the error term to [-1, 1]. Exploration falls
-linearly over `exploration_fraction` of WARM_UP vector steps, whatever the length of a trial, so that a live agent has
-the same schedule. The target follows after the gradient steps of its vector step; SB3 moves it before them.
+limited to `max_grad_norm`; every action is random before `learning_starts`. The Huber loss is the paper's clipping of
+the error term to [-1, 1]. Exploration falls linearly over `exploration_fraction` of WARM_UP vector steps, whatever the
+length of a trial, so that a live agent has the same schedule. The target follows after the gradient steps of its vector
+step; SB3 moves it before them.
 """
 
 import hashlib
@@ -116,6 +117,7 @@ class DQN:
         )
         step = self._vector_steps + torch.arange(horizon)[:, None]  # [H, P]
         share = epsilon(step, hp["exploration_initial_eps"], hp["exploration_final_eps"], hp["exploration_fraction"])
+        share = torch.where(step * COPIES < hp["learning_starts"], torch.ones_like(share), share)
         self._explores = (draws[DRAWS][:horizon] < share[..., None]).unbind(0)
         self._random_actions = (draws[DRAWS + 1] * self._environment.actions).long().unbind(0)
         self._chance = torch.stack(draws[:DRAWS], 1).unbind(0)
@@ -157,9 +159,10 @@ class DQN:
         return torch.stack(states), torch.stack(actions)
 
     def _learn(self, active: Tensor) -> None:
-        if not bool(active.any()) or (self._at + 1) % self._size("train_freq"):
+        due = active & (self._vector_steps % self._size("train_freq") == 0)
+        if not bool(due.any()):
             return
-        everyone = None if bool(active.all()) else active
+        everyone = None if bool(due.all()) else due
         rounds, count = self._at // self._size("train_freq"), self._size("gradient_steps")
         for pick in self._picks[rounds * count : (rounds + 1) * count]:  # by the step, whatever other lanes do
             self._gradient_step(pick, everyone)
@@ -218,6 +221,8 @@ class DQN:
 
     def read(self, member: int, name: str) -> Value:
         """The value in use: the very number that the next gradient step, draw or action is computed with."""
+        if name == "buffer_size":
+            return self._buffer.capacity
         number = self._columns[name][member].item()
         return int(number) if name in WHOLE else float(number)
 
@@ -250,8 +255,8 @@ class DQN:
         return ReplayBuffer(members, self._capacity(), 4, self._dtype)
 
     def _capacity(self) -> int:
-        """Whole rounds of copies, at least one: a lane stores one row a copy at a time."""
-        return max(self._size("buffer_size") // COPIES, 1) * COPIES
+        """At least one row a copy, which are stored at once."""
+        return max(self._size("buffer_size"), COPIES)
 
     def _size(self, name: str) -> int:
         """A structural number, equal in all lanes."""

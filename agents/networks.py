@@ -11,9 +11,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-# Adam's second moments of dead units decay into denormal numbers, and a square root of those is 25-50 times slower.
-torch.set_flush_denormal(True)
-
 Layer = tuple[Tensor, Tensor]
 """Weights [P, in, out] and biases [P, 1, out]."""
 

@@ -89,6 +89,8 @@ class PaperLearner:
         """Act once in every copy [E], and remember."""
         initial, final, fraction = (self._values[f"exploration_{x}"] for x in ("initial_eps", "final_eps", "fraction"))
         share = initial + (final - initial) * min(self._steps / (fraction * WARM_UP), 1)
+        if self._steps * COPIES < self._values["learning_starts"]:
+            share = 1.0
         at_random = (chance[DRAWS + 1] * self._environment.actions).long()
         greedy = self._online(self._environment.observe(state)).argmax(-1)
         action = torch.where(chance[DRAWS] < share, at_random, greedy)
