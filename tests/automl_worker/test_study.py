@@ -1,0 +1,164 @@
+"""The life of a study: who may start and stop it, and what its start fixes."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples import ADA, EVIDENCE, GRACE, HOLDER, NOON, RUNNING
+from tars.automl_worker.study import Facts, Study, decide, evolve, replay, whole
+from tars.schemas.errors import Refused
+from tars.schemas.hyperparameters import DQN, Value
+from tars.schemas.running import RunningAgent
+from tars.schemas.study import (
+    StartStudy,
+    StopStudy,
+    StudyEvent,
+    StudyFailed,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    StudyStopped,
+)
+
+STOP = StopStudy(study_id="s", reason="enough")
+FINISHED = StudyFinished(study_id="s", completed=4, failed=0, champion=RUNNING, evidence=EVIDENCE)
+STOPPED = StudyStopped(study_id="s", by=ADA, reason="enough")
+FAILED = StudyFailed(study_id="s", error="given up")
+RESUMED = StudyResumed(study_id="s", holder=HOLDER, delivery=1)
+
+
+def agent(name: str, *, heard: int = 0, alive: bool = True, **changes: Value) -> RunningAgent:
+    """A policy agent that runs the example's values, but for some."""
+    return RunningAgent(
+        agent_id=name, run_id="r", role="policy", algorithm="dqn", heard=heard, alive=alive, values=RUNNING | changes
+    )
+
+
+def facts(*agents: RunningAgent, **known: object) -> Facts:
+    """What a decision is told: these agents, and ada asks."""
+    return replace(Facts(id="c", time=NOON, by=ADA, agents={a.agent_id: a for a in agents}), **known)  # type: ignore[arg-type] # names are checked by the dataclass
+
+
+def start(**asked: object) -> StartStudy:
+    return StartStudy.model_validate({"study_id": "s", **(asked or {"role": "policy"})})
+
+
+def started(command: StartStudy, known: Facts) -> StudyStarted:
+    (event,) = decide(Study(), command, known)
+    assert isinstance(event, StudyStarted)
+    return event
+
+
+STARTED = started(start(), facts(agent("a")))
+
+
+def refusal(command: StartStudy | StopStudy, known: Facts, *history: StudyEvent) -> str:
+    with pytest.raises(Refused) as refused:
+        decide(replay(history), command, known)
+    return str(refused.value)
+
+
+def test_a_study_pins_the_versions_and_the_whole_values_of_its_target() -> None:
+    event = started(start(), facts(agent("a", heard=7), agent("b", heard=9)))
+    assert event.base == {"a": 7, "b": 9}
+    assert event.incumbent == RUNNING
+    assert (event.algorithm, event.environment, event.by) == ("dqn", "policy", ADA)
+
+
+def test_without_a_target_a_study_searches_from_the_games_defaults() -> None:
+    event = started(start(algorithm="dqn"), facts())
+    assert event.base == {}
+    assert event.incumbent == dict(DQN.game_defaults)
+    assert event.environment == "policy"
+
+
+def test_structural_keys_are_searched_only_when_asked() -> None:
+    narrow = started(start(algorithm="dqn"), facts())
+    wide = started(start(algorithm="dqn", structural=True), facts())
+    structural = {declared.name for declared in DQN.hyperparameters if declared.structural}
+    assert set(narrow.searched) == set(DQN.game_search)
+    assert set(wide.searched) == set(DQN.game_search) | structural
+
+
+@pytest.mark.parametrize(("asked", "setting", "expected"), [(None, True, 3), (None, False, 8), (True, False, 3)])
+def test_only_the_search_is_short(asked: bool | None, setting: bool, expected: int) -> None:
+    known = facts(quick=setting, quick_episodes=(3, 2), full_episodes=(8, 4))
+    event = started(start(algorithm="dqn", quick=asked), known)
+    assert event.search_episodes[0] == expected
+    assert event.full_episodes == (8, 4)
+
+
+def test_a_surrogate_says_so() -> None:
+    assert started(start(), facts(agent("a"), real=False)).training == "surrogate"
+
+
+def test_the_threshold_is_the_settings() -> None:
+    assert started(start(), facts(agent("a"), threshold=0.07)).threshold == 0.07
+
+
+def test_agents_that_differ_are_named_with_the_keys_in_which_they_do() -> None:
+    text = refusal(start(), facts(agent("a"), agent("b", gamma=0.5, tau=0.9)))
+    assert "b and a run different values of gamma, tau" in text
+
+
+def test_values_that_a_32_bit_learner_cannot_tell_apart_are_the_same() -> None:
+    near = agent("b", learning_rate=0.0001 + 1e-14)
+    assert started(start(), facts(agent("a"), near)).base.keys() == {"a", "b"}
+
+
+def test_agents_of_several_roles_are_no_target() -> None:
+    other = replace(agent("b"), role="resource")
+    assert "b is a resource, a a policy" in refusal(start(agents=("a", "b")), facts(agent("a"), other))
+
+
+def test_every_agent_that_is_unknown_dead_or_follows_a_reference_is_named() -> None:
+    known = facts(agent("b", alive=False), replace(agent("c"), algorithm=None))
+    text = refusal(start(agents=("a", "b", "c")), known)
+    assert "no agent a" in text
+    assert "b does not run" in text
+    assert "c follows a reference" in text
+
+
+def test_a_role_that_nobody_plays_is_refused() -> None:
+    assert "no live agent has the role policy" in refusal(start(), facts())
+
+
+def test_the_id_of_a_study_is_used_once() -> None:
+    assert "there is a study s already" in refusal(start(trials=7, algorithm="dqn"), facts(by=GRACE), STARTED)
+
+
+@pytest.mark.parametrize("command", [start(), STOP], ids=["start", "stop"])
+def test_a_late_command_is_refused(command: StartStudy | StopStudy) -> None:
+    assert "deadline" in refusal(command, facts(agent("a"), late=True))
+
+
+def test_a_running_study_is_stopped_by_whoever_asks() -> None:
+    event = StudyStopped(study_id="s", by=GRACE, reason="enough")
+    assert decide(replay([STARTED, RESUMED]), STOP, facts(by=GRACE)) == [event]
+
+
+def test_a_stopped_study_is_not_stopped_again() -> None:
+    assert decide(replay([STARTED, STOPPED]), STOP, facts()) == []
+
+
+def test_an_unknown_study_cannot_be_stopped() -> None:
+    assert "there is no study s" in refusal(STOP, facts())
+
+
+@pytest.mark.parametrize("end", [FINISHED, FAILED], ids=["finished", "failed"])
+def test_a_study_that_has_ended_cannot_be_stopped(end: StudyEvent) -> None:
+    assert "has ended" in refusal(STOP, facts(), STARTED, end)
+
+
+@given(st.lists(st.sampled_from([STARTED, RESUMED, FINISHED, STOPPED, FAILED])), st.integers(0, 9))
+def test_a_history_in_two_parts_adds_up_to_the_same(events: list[StudyEvent], cut: int) -> None:
+    state = replay(events[:cut])
+    for event in events[cut:]:
+        state = evolve(state, event)
+    assert state == replay(events)
+
+
+def test_a_trials_values_are_the_incumbents_with_the_searched_ones_laid_over() -> None:
+    assert whole(STARTED, {"gamma": 0.95}) == RUNNING | {"gamma": 0.95}
