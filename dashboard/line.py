@@ -8,6 +8,7 @@ from typing import Final
 from tars.producers.client import Client, connect
 from tars.producers.commands import NotSent
 from tars.schemas.errors import TarsError
+from tars.schemas.message import Report
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,18 @@ class Line:
         if self._client is None:
             raise NotSent("NATS is away")
         return self._client
+
+    def reached(self, report: Report) -> Client:
+        """Return the same for a command; raises NotSent when not even a report can be sent at this moment.
+
+        The client itself cannot tell a command that never left from one whose answer was lost, and calls both unknown.
+        """
+        client = self.client()
+        try:
+            client.report(report)
+        except Exception as error:
+            raise NotSent(f"NATS is away ({type(error).__name__})") from error
+        return client
 
     def close(self) -> None:
         """End the connection."""

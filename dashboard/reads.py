@@ -13,7 +13,7 @@ from tars.schemas.views import AgentPoint, AgentRow, StudyRow, TrialRow, UpdateR
 
 log = logging.getLogger(__name__)
 
-PAUSE_SECONDS: Final = 2.0
+PAUSE_SECONDS: Final = 1.0
 """How long a source that failed is left alone."""
 PATIENCE: Final = 5.0
 """One that failed slowly is left alone for this many times as long as it took, so that pages seldom wait for it."""

@@ -3,6 +3,7 @@
 import gc
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -61,16 +62,22 @@ def freeze_heap() -> None:
 def desk() -> Desk:
     """The commands of this session."""
     if "desk" not in st.session_state:
-        st.session_state["desk"] = Desk(executor(), line().client)
+        st.session_state["desk"] = Desk(executor(), partial(line().reached, open_page("approvals")))
     found: Desk = st.session_state["desk"]
     return found
 
 
+def open_page(page: str) -> SessionReported:
+    """Name this session, always the same, and the page it shows."""
+    name = st.session_state.setdefault("session_id", f"page-{secrets.token_hex(6)}")
+    return SessionReported(session_id=name, page=page)
+
+
 def report_open(page: str) -> None:
     """Say now and then that this page is open; a measurement, so nobody looks at what becomes of it."""
-    name = st.session_state.setdefault("session_id", f"page-{secrets.token_hex(6)}")
     if monotonic() - st.session_state.get("reported_at", -REPORT_SECONDS) < REPORT_SECONDS:
         return
     st.session_state["reported_at"] = monotonic()
-    open_line = line()  # here: a thread of the executor is no session, and Streamlit would warn of it
-    executor().submit(lambda: open_line.client().report(SessionReported(session_id=name, page=page)))
+    # Asked for here: a thread of the executor is no session, and Streamlit would warn of it.
+    report, to = open_page(page), line()
+    executor().submit(lambda: to.client().report(report))

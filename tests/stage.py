@@ -1,30 +1,32 @@
-"""A stage for the page: real servers, a real sync worker and real consumers, all for one module."""
+"""What stands behind the page in a test: an agent in the ledger, a real sync worker, real consumers; and the page."""
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-import pytest
 import streamlit as st
-from examples import ADA, AGENT, EVIDENCE, RUNNING
 from streamlit.testing.v1 import AppTest
 
+from examples import ADA, AGENT, RUNNING
 from tars.consumers.app import worker as consumers
 from tars.dashboard import session
-from tars.producers.client import Client, connect
+from tars.producers.async_client import NobodyAnswers
+from tars.producers.client import Client
 from tars.runtime.app import Worker
 from tars.runtime.bus import connect_bus
-from tars.runtime.journal import Journal
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
 from tars.schemas.agent import AgentReported, AgentStarted
+from tars.schemas.evidence import Evidence
+from tars.schemas.hyperparameters import Value
 from tars.schemas.message import Message
-from tars.schemas.update import UpdateCommand
 from tars.sync_worker.app import worker as sync
 
 EPISODES = 30
@@ -45,7 +47,7 @@ class Stage:
     folder: Path
     nats: Server
     valkey: Server
-    client: Client
+    client: Client = field(init=False)
     """A script of its own, with a name of its own."""
 
     def publish(self, *messages: Message) -> None:
@@ -59,46 +61,52 @@ class Stage:
 
         asyncio.run(store())
 
-    def commands(self, update_id: str) -> list[str]:
-        """The kinds of the events about an update that a command led to, in order."""
-        row = self.client.update(update_id)
-        return [entry.kind for entry in row.history] if row else []
+    def count(self, stream: str) -> int:
+        """How many messages a stream has ever stored."""
 
-    def propose(self, update_id: str, **values: float) -> None:
-        """Propose an update with evidence, and wait until the page can see it."""
+        async def ask() -> int:
+            bus = await connect_bus(self.nats.url, "test", patience=5)
+            state = (await bus.stream(stream)).state
+            await bus.close()
+            return state.last_seq
+
+        return asyncio.run(ask())
+
+    def episodes(self, agent_id: str) -> int:
+        """How many of an agent's episodes the consumers know; 0 while nobody answers."""
+        try:
+            return len(self.client.history(agent_id))
+        except NobodyAnswers:  # the consumers are on their way
+            return 0
+
+    def said(self, update_id: str) -> list[tuple[str, str | None, str]]:
+        """Kind, who and sentence of every event about an update, in order; nothing while nobody answers."""
+        try:
+            row = self.client.update(update_id)
+        except NobodyAnswers:  # the consumers are on their way back
+            return []
+        return [(entry.kind, entry.by, entry.text) for entry in row.history] if row else []
+
+    def propose(self, update_id: str, values: dict[str, Value], evidence: Evidence | None = None) -> None:
+        """Propose an update, and wait until the page can see it."""
         self.client.propose(
-            dict(values), agents=[AGENT], update_id=update_id, evidence=EVIDENCE, reason="from the laboratory"
+            values, agents=[AGENT], update_id=update_id, evidence=evidence, reason="from the laboratory"
         )
         reader = session.reader()
         until(lambda: update_id in {row.update_id for row in reader.ask("", lambda rows: rows.pending())[2]})
 
     def restart_nats(self) -> None:
+        """Bring it back where it was."""
         port = int(self.nats.url.rpartition(":")[2])
         self.nats = start_nats(self.folder / "nats", port=port)
 
     def restart_valkey(self) -> None:
+        """Bring it back where it was, empty."""
         self.valkey = start_valkey(self.folder / "valkey")
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    folder = tmp_path_factory.mktemp("stage")
-    nats, valkey = start_nats(folder / "nats"), start_valkey(folder / "valkey")
-    settings = Settings(nats_url=nats.url, redis_url=valkey.url, ack_wait_seconds=2, rate_limit_per_minute=0)
-    with pytest.MonkeyPatch.context() as environment, workers(settings):
-        environment.setenv("NATS_URL", nats.url)
-        environment.setenv("REDIS_URL", valkey.url)
-        environment.setenv("TARS_USER", "grace")
-        with connect(nats.url, user="ada") as client:
-            found = Stage(folder, nats, valkey, client)
-            _start_agent(found)
-            yield found
-        forget()
-    for server in (found.valkey, found.nats):
-        server.stop()
-
-
-def _start_agent(stage: Stage) -> None:
+def start_agent(stage: Stage) -> None:
+    """Put an agent and its episodes into the ledger."""
     started = AgentStarted(
         agent_id=AGENT, run_id="r-1", role="policy", algorithm="dqn", world="world-1", values=RUNNING,
         heard_version=0, applied_version=0,
@@ -108,11 +116,12 @@ def _start_agent(stage: Stage) -> None:
         for n in range(EPISODES)
     )
     stage.publish(started, *reports)
-    until(lambda: len(stage.client.history(AGENT)) == EPISODES)
+    until(lambda: stage.episodes(AGENT) == EPISODES)
 
 
-def forget() -> None:
+def forget_process() -> None:
     """End what the page's process keeps, as its end would."""
+    gc.unfreeze()
     session.line().close()
     session.executor().shutdown()
     st.cache_resource.clear()
@@ -140,10 +149,12 @@ class Loop:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def __enter__(self) -> "Loop":
+    def __enter__(self) -> Self:
+        """They run already."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop them, and wait until they have."""
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(20)
 
@@ -172,6 +183,3 @@ def texts(page: AppTest) -> str:
     boxes = (page.markdown, page.caption, page.error, page.warning, page.info, page.success)
     assert not page.exception, page.exception
     return "\n".join(str(element.value) for group in boxes for element in group)
-
-
-__all__ = ["Stage", "UpdateCommand", "show", "texts", "until"]

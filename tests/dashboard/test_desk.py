@@ -1,0 +1,106 @@
+"""A session's commands: sent once, and never said to be what they are not."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from tars.dashboard import desk as module
+from tars.dashboard.desk import Desk
+from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
+
+
+@dataclass
+class Worker:
+    """The far end: answers as it is told, and remembers what came."""
+
+    answer: Callable[[], None] = lambda: None
+    heard: list[tuple[str, str, str, str | None]] = field(default_factory=list)
+
+    def _take(self, verb: str, update_id: str, reason: str, command_id: str | None) -> Outcome:
+        self.heard.append((verb, update_id, reason, command_id))
+        self.answer()
+        return Outcome(command_id or "")
+
+    def approve(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
+        return self._take("approve", update_id, reason, command_id)
+
+    def reject(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
+        return self._take("reject", update_id, reason, command_id)
+
+    def roll_back(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
+        return self._take("roll back", update_id, reason, command_id)
+
+    def fails_with(self, error: Exception) -> None:
+        def answer() -> None:
+            raise error
+
+        self.answer = answer
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+@pytest.fixture
+def desk(worker: Worker) -> Iterator[Desk]:
+    with ThreadPoolExecutor(4) as executor:
+        yield Desk(executor, lambda: worker)
+
+
+def test_what_waits_for_its_answer_is_not_sent_again(
+    desk: Desk, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    decided = threading.Event()
+
+    def answer() -> None:
+        decided.wait(10)
+
+    worker.answer = answer
+    desk.approve("u-1", "yes")
+    desk.approve("u-1", "yes")
+    desk.reject("u-1", "no, wait")
+    assert desk.news()[0].text == "u-1: approve was sent, nobody has answered yet."
+    decided.set()
+    desk.news()[0].future.result(10)
+    assert [command[:3] for command in worker.heard] == [("approve", "u-1", "yes")]
+
+
+def test_what_was_done_is_not_done_again(desk: Desk, worker: Worker) -> None:
+    desk.approve("u-1", "yes")
+    desk.approve("u-1", "yes")
+    assert len(worker.heard) == 1
+    assert desk.settled("u-1", "approve", "reject")
+    assert not desk.settled("u-1", "roll back")
+
+
+def test_an_unknown_outcome_is_asked_again_under_the_same_id(desk: Desk, worker: Worker) -> None:
+    worker.fails_with(OutcomeUnknown("nobody answered"))
+    desk.approve("u-1", "")
+    assert "the outcome is unknown" in desk.news()[0].text
+    worker.answer = lambda: None
+    desk.approve("u-1", "")
+    assert desk.news()[0].text == "u-1 is approved."
+    first, second = worker.heard
+    assert first[3] == second[3]
+
+
+def test_what_was_refused_or_not_sent_may_be_tried_again_under_a_new_id(desk: Desk, worker: Worker) -> None:
+    worker.fails_with(NotSent("NATS is away"))
+    desk.roll_back("u-1", "")
+    assert "roll back was NOT sent" in desk.news()[0].text
+    worker.fails_with(CommandRefused("update is rejected", "it came after its deadline"))
+    desk.roll_back("u-1", "")
+    assert "was refused: update is rejected; it came after its deadline" in desk.news()[0].text
+    assert len({command[3] for command in worker.heard}) == 2
+
+
+def test_a_mistake_of_ours_is_not_taken_for_an_answer(desk: Desk, worker: Worker) -> None:
+    worker.fails_with(ZeroDivisionError())
+    desk.approve("u-1", "")
+    with pytest.raises(ZeroDivisionError):
+        _ = desk.news()[0].text

@@ -1,0 +1,208 @@
+"""The page on real servers, a real sync worker and real consumers: what a person sees, clicks and is told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stage import Stage, forget_process, show, start_agent, texts, until, workers
+from streamlit.testing.v1 import AppTest
+
+from examples import AGENT, CHANGE, EVIDENCE, GRACE, LATER, READ_BACK, RUNNING
+from tars.dashboard.app import PAGES
+from tars.producers.client import connect
+from tars.runtime.servers import start_nats, start_valkey
+from tars.runtime.settings import Settings
+from tars.schemas.update import UpdateApproved, UpdateConfirmed, UpdateProposed, UpdateReloaded
+
+START = Path(__file__).parents[2] / "dashboard" / "entry" / "start.py"
+MODULES = sorted(path.stem for path in (START.parents[1] / "pages").glob("[!_]*.py"))
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Servers, workers, an agent; and the page's environment, in which `grace` decides what `ada` proposes."""
+    folder = tmp_path_factory.mktemp("stage")
+    found = Stage(folder, start_nats(folder / "nats"), start_valkey(folder / "valkey"))
+    settings = Settings(
+        nats_url=found.nats.url, redis_url=found.valkey.url, ack_wait_seconds=2, rate_limit_per_minute=0
+    )
+    try:
+        with pytest.MonkeyPatch.context() as environment, workers(settings), connect(found.nats.url, user="ada") as ada:
+            for name, value in (("NATS_URL", settings.nats_url), ("REDIS_URL", settings.redis_url)):
+                environment.setenv(name, str(value))
+            environment.setenv("TARS_USER", "grace")
+            found.client = ada
+            start_agent(found)
+            yield found
+            forget_process()
+    finally:
+        found.valkey.stop()
+        found.nats.stop()
+
+
+def click(page: AppTest, button: str) -> AppTest:
+    return page.button(key=button).click().run()
+
+
+def test_the_menu_has_every_page_and_opens_at_the_agents(stage: Stage) -> None:
+    page = AppTest.from_file(str(START), default_timeout=20).run()
+    assert not page.exception
+    assert page.title[0].value == "Agents"
+    assert sorted(page.name for page in PAGES) == MODULES
+
+
+def test_the_script_has_no_pages_beside_it() -> None:
+    """Streamlit would run a page's module bare for whoever comes first by a deep link."""
+    assert START.is_file()
+    assert not (START.parent / "pages").exists()
+
+
+def test_the_wall_shows_what_an_agent_runs_and_how_it_does(stage: Stage) -> None:
+    page = show("agents")
+    assert AGENT in [button.label for button in page.button]
+    assert "score **0.97** · episode 29 · runs **code**" in texts(page)
+    values = page.dataframe[0].value
+    assert list(values["agent"]) == [AGENT]
+    assert list(values["learning_rate"]) == ["0.0001"]
+
+
+def test_a_click_on_an_agent_opens_its_history(stage: Stage) -> None:
+    page = click(show("agents"), f"open-{AGENT}")
+    assert page.query_params["id"] in (AGENT, [AGENT])
+    assert {metric.label: metric.value for metric in page.metric}["gradient steps"] == "29"
+    assert dict(zip(*page.dataframe[0].value[["key", "value"]].T.to_numpy(), strict=True))["gamma"] == "0.99"
+
+
+def test_a_pending_update_is_shown_with_its_difference_and_its_evidence(stage: Stage) -> None:
+    stage.propose("u-shown", CHANGE, EVIDENCE)
+    page = show("approvals")
+    rows = page.dataframe[0].value[["key", "runs", "proposed", "change"]].to_numpy().tolist()
+    assert rows == [["learning_rate", "0.0001", "0.0012", "×12"], ["gamma", "0.99", "0.95", "1-x ×5"]]  # noqa: RUF001
+    assert "u-shown" in texts(page)
+    assert f"**1 agent** · {AGENT}" in texts(page)
+    assert ":green-badge[better] on 2 held-out seeds" in texts(page)
+    shown = {metric.label: metric.value for metric in page.metric}
+    assert shown["held-out gain"] == "+18.8 pp"
+    assert shown["search claimed"] == "+25.0 pp"
+    stage.client.reject("u-shown")
+
+
+def test_a_double_click_on_approve_sends_one_command(stage: Stage) -> None:
+    stage.propose("u-yes", {"learning_rate": 0.001})
+    before = stage.count("COMMANDS")
+    page = show("approvals")
+    page.text_input(key="reason-u-yes").input("good enough")
+    page.button(key="approve-u-yes").click()
+    page.run()
+    # AppTest refuses to click on what is drawn disabled; a browser's second click was on its way before that.
+    page.session_state["desk"].approve("u-yes", "good enough")
+    assert "u-yes is approved." in texts(page)
+    assert stage.count("COMMANDS") == before + 1
+    until(lambda: len(stage.said("u-yes")) > 2)
+    assert stage.said("u-yes")[1] == ("update.approved.v1", "grace (unsigned)", "approved: good enough")
+
+
+def test_reject_carries_its_reason(stage: Stage) -> None:
+    stage.propose("u-no", {"learning_rate": 0.001})
+    page = show("approvals")
+    page.text_input(key="reason-u-no").input("not on a Friday")
+    page = click(page, "reject-u-no")
+    assert "u-no is rejected." in texts(page)
+    until(lambda: len(stage.said("u-no")) > 1)
+    assert stage.said("u-no")[1] == ("update.rejected.v1", "grace (unsigned)", "rejected: not on a Friday")
+
+
+def test_a_refused_command_shows_every_reason(stage: Stage) -> None:
+    stage.propose("u-late", {"learning_rate": 0.001})
+    page = show("approvals")
+    stage.client.reject("u-late", "ada was quicker")
+    page = click(page, "approve-u-late")
+    assert "u-late: approve was refused: update is rejected." in texts(page)
+
+
+def test_one_change_is_audited_with_its_read_backs_and_can_be_rolled_back(stage: Stage) -> None:
+    stage.publish(
+        UpdateProposed(
+            update_id="u-done", by=GRACE, values=CHANGE, base={AGENT: 0}, before={AGENT: RUNNING}, evidence=EVIDENCE,
+            study_id="s-17", reason="", expires_at=LATER, strictness="medium", content="5f" * 32,
+        ),
+        UpdateApproved(update_id="u-done", by=GRACE, mode="manual", reason="", hold=False),
+        UpdateReloaded(update_id="u-done", read_backs=(READ_BACK,)),
+        UpdateConfirmed(update_id="u-done"),
+    )  # fmt: skip
+    until(lambda: len(stage.said("u-done")) == 4)
+    page = show("changes", id="u-done")
+    assert "u-done :green-badge[confirmed]" in texts(page)
+    history, read_backs = page.dataframe[0].value, page.dataframe[1].value
+    assert history["event"].iloc[0] == "update.proposed.v1"
+    assert list(history["who"])[:2] == ["grace", "grace"]
+    assert read_backs[["agent", "effective = requested", "weights"]].to_numpy().tolist() == [[AGENT, "equal", "kept"]]
+    page.text_input(key="reason-u-done").input("it was a mistake")
+    page = click(page, "roll_back-u-done")
+    assert "u-done is to be rolled back." in texts(page)
+    until(lambda: "to be rolled back: it was a mistake" in [text for _, _, text in stage.said("u-done")])
+
+
+def test_all_changes_are_listed_with_stage_and_reason(stage: Stage) -> None:
+    stage.propose("u-listed", {"gamma": 0.96})
+    stage.client.reject("u-listed", "seen enough")
+    until(lambda: len(stage.said("u-listed")) == 2)
+    row = show("changes").dataframe[0].value.iloc[0]
+    assert row[["update", "stage", "sets", "why"]].tolist() == ["u-listed", "rejected", "gamma 0.96", "seen enough"]
+
+
+def test_what_does_not_exist_is_said_to_be_missing(stage: Stage) -> None:
+    for name in ("agents", "changes"):
+        assert "There is no" in texts(show(name, id="nobody"))
+
+
+def test_without_nats_a_command_is_not_sent_now_nor_later(stage: Stage) -> None:
+    stage.propose("u-dark", {"learning_rate": 0.001})
+    page = show("approvals")
+    stage.nats.kill()
+    try:
+        until(lambda: not _reached(page))
+        page = click(page, "approve-u-dark")
+        assert "u-dark: approve was NOT sent" in texts(page)
+        assert not page.button(key="approve-u-dark").disabled
+    finally:
+        stage.restart_nats()
+    until(lambda: _reached(page))
+    until(lambda: stage.said("u-dark"))
+    assert [kind for kind, _, _ in stage.said("u-dark")] == ["update.proposed.v1"]
+    assert "u-dark is approved." in texts(click(page, "approve-u-dark"))
+
+
+def _reached(page: AppTest) -> bool:
+    """Whether a command could be sent now."""
+    try:
+        page.session_state["desk"].open()
+    except Exception:  # noqa: BLE001 - why not is another test's matter
+        return False
+    return True
+
+
+def test_when_both_are_away_the_last_rows_stay_with_their_age(stage: Stage) -> None:
+    page = show("agents")
+    stage.valkey.kill()
+    stage.nats.kill()
+    try:
+        until(lambda: "Neither Redis nor the consumers answer: what you see is" in texts(page.run()))
+        assert AGENT in [button.label for button in page.button]
+        assert "Nothing can be shown" in texts(show("changes", id="never-asked-before"))
+    finally:
+        stage.restart_nats()
+        stage.restart_valkey()
+    until(lambda: "from redis" in texts(page.run()))
+
+
+def test_while_redis_is_away_the_consumers_are_asked_and_it_comes_back_by_itself(stage: Stage) -> None:
+    page = show("agents")
+    until(lambda: "from redis" in texts(page.run()))
+    stage.valkey.kill()
+    until(lambda: "from queries" in texts(page.run()))
+    assert "Redis is away" in texts(page)
+    assert AGENT in [button.label for button in page.button]
+    stage.restart_valkey()
+    until(lambda: "from redis" in texts(page.run()))
+    assert "Redis is away" not in texts(page)
