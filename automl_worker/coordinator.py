@@ -1,9 +1,12 @@
 """The process of one study: ask, fold, weigh, finish. It holds nothing that its messages do not."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from nats.aio.msg import Msg
 
 from tars import __version__
 from tars.automl_worker.plan import Ask, Board, Wait, next_step
@@ -11,13 +14,18 @@ from tars.automl_worker.sampler import Asked, batch_size, suggest
 from tars.automl_worker.study import replay
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
-from tars.runtime.journal import Journal
+from tars.runtime.journal import Entry, History, Journal, stored_time
 from tars.runtime.leases import Lease, is_exhausted
-from tars.schemas.errors import Conflict
+from tars.schemas.errors import Conflict, Poison
 from tars.schemas.hyperparameters import ALGORITHMS, Value
+from tars.schemas.streams import decode
 from tars.schemas.study import StudyEvent, StudyFailed, StudyFinished, StudyResumed, StudyStarted
 from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed
 
+log = logging.getLogger(__name__)
+
+PAGE: Final = 256
+"""Messages read at once."""
 POLL_SECONDS: Final = 1.0
 """The bell can ring before an outcome is readable, or not at all: look again this often."""
 
@@ -28,19 +36,47 @@ class Trials:
     def __init__(self, bus: Bus, study_id: str) -> None:
         self._bus, self._journal, self._study_id = bus, Journal(bus), study_id
         self._read_up_to = 0
+        self._moves: list[Entry[Any]] = []
         self.board = Board()
 
     async def read(self) -> Board:
         """Fold what is new."""
-        subject = f"tars.*.trial.*.*.{self._study_id}.*"
-        for entry in await self._journal.messages("TRIALS", subject, after=self._read_up_to):
-            self._read_up_to = entry.sequence
-            match entry.event:
-                case RunTrial() as asked:
-                    self.board.asked[asked.number] = asked
-                case TrialCompleted() | TrialFailed() as outcome:
-                    self.board.outcomes[outcome.number] = outcome
+        subject, full = f"tars.*.trial.*.*.{self._study_id}.*", True
+        while full:
+            page = await self._journal.page("TRIALS", self._read_up_to + 1, PAGE, subject)
+            for message in page:
+                self._fold(message)
+            full = len(page) == PAGE
         return self.board
+
+    def _fold(self, message: Msg) -> None:
+        """Take in one message; the first on its subject counts, and one that cannot be read uses its number up."""
+        headers = message.headers or {}
+        subject, self._read_up_to = headers["Nats-Subject"], int(headers["Nats-Sequence"])
+        try:
+            found = decode(subject, message.data)
+        except Poison as error:
+            self._spoil(subject, error)
+            return
+        match found:
+            case RunTrial():
+                self.board.asked.setdefault(found.number, found)
+            case TrialCompleted() | TrialFailed():
+                self.board.outcomes.setdefault(found.number, found)
+        time = stored_time(headers["Nats-Time-Stamp"])
+        self._moves.append(Entry(found, headers.get("Nats-Msg-Id", ""), self._read_up_to, time, None))  # type: ignore[type-var] # a trial's command is no event, but a step of its study
+
+    def _spoil(self, subject: str, error: Poison) -> None:
+        log.warning("a trial that cannot be read counts as failed", extra={"subject": subject, "error": str(error)})
+        number = subject.rpartition(".")[2]
+        known = self.board.asked if subject.startswith("tars.command.") else self.board.outcomes
+        if number.isdecimal() and int(number) not in known:
+            self.board.unreadable.add(int(number))
+
+    def with_steps(self, history: History[StudyEvent]) -> History[Any]:
+        """The study's history with its trials' between: a study whose trials go on is not stuck."""
+        entries = sorted([*history.entries, *self._moves], key=lambda entry: entry.time)
+        return History(history.noun, history.key, tuple(entries))
 
     async def ask(self, trial: RunTrial) -> None:
         """Write a trial, if nobody has; what is stored counts, not what was computed here."""
@@ -62,17 +98,18 @@ class Coordinator:
         study = replay((await lease.follow()).events)
         if study.started is None or study.ended is not None:
             return
-        exhausted = is_exhausted(lease.history)
+        trials = Trials(self.bus, lease.key)
+        await trials.read()
+        exhausted = is_exhausted(trials.with_steps(lease.history))
         resumed = StudyResumed(study_id=lease.key, holder=lease.holder, delivery=lease.delivery)
         await lease.append(lambda history: [] if replay(history.events).ended else [resumed])
         if exhausted:
             failed = StudyFailed(study_id=lease.key, error="given up: its coordinators kept dying without a step")
             await lease.append(lambda history: [] if replay(history.events).ended else [failed])
         else:
-            await self._run(lease, study.started)
+            await self._run(lease, study.started, trials)
 
-    async def _run(self, lease: Lease[StudyEvent], started: StudyStarted) -> None:
-        trials = Trials(self.bus, lease.key)
+    async def _run(self, lease: Lease[StudyEvent], started: StudyStarted, trials: Trials) -> None:
         async with Bell.on(self.bus, f"tars.event.trial.*.*.{lease.key}.*") as bell:
             while replay((await lease.follow()).events).ended is None:
                 bell.clear()

@@ -23,6 +23,7 @@ ALPHA: Final = 0.05
 CONFIDENCE: Final = 0.95
 UNUSABLE: Final = 0.25
 """Share of pairs that may be missing: beyond it a candidate never counts as better."""
+PAIRS_FOR_AN_INTERVAL: Final = 2
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,18 @@ def assess(pairs: Sequence[PairedScore], look: int, *, threshold: float, candida
     """Look at the pairs that should be there by this look; pairs that are missing or not finite are left out.
 
     BETTER: significant, and the mean gain reaches `threshold`. NOT_BETTER: the upper bound lies below it (futile), or
-    the last look is over and the mean does. INCONCLUSIVE: the last look is over without either.
+    the last look is over and the mean does. INCONCLUSIVE: the last look is over without either, or too many pairs are
+    missing, whatever the rest say. Of fewer than two pairs no interval is known: both its ends are the gain.
     """
     difference = np.array([pair.candidate - pair.incumbent for pair in pairs if _is_usable(pair)])
-    usable = len(difference) >= max(2, math.ceil((1 - UNUSABLE) * LOOKS[look - 1]))
-    if not usable:
-        return Look(look, Verdict.INCONCLUSIVE if look == len(LOOKS) else None, 0.0, 0.0, 0.0, 1.0)
+    if len(difference) < PAIRS_FOR_AN_INTERVAL:
+        only = float(difference.sum())
+        return Look(look, Verdict.INCONCLUSIVE, only, only, only, 1.0)
     gain, error, freedom = float(difference.mean()), float(stats.sem(difference)), len(difference) - 1
     reach = float(stats.t.ppf(CONFIDENCE, freedom)) * error
     p_value = _p_value(gain, error, freedom)
-    verdict = _verdict(gain, gain + reach, p_value, look, threshold, candidates)
+    enough = len(difference) >= (1 - UNUSABLE) * LOOKS[look - 1]
+    verdict = _verdict(gain, gain + reach, p_value, look, threshold, candidates) if enough else Verdict.INCONCLUSIVE
     return Look(look, verdict, gain, gain - reach, gain + reach, p_value)
 
 

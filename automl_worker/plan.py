@@ -27,11 +27,22 @@ class Board:
 
     asked: dict[int, RunTrial] = field(default_factory=dict)
     outcomes: dict[int, TrialCompleted | TrialFailed] = field(default_factory=dict)
+    unreadable: set[int] = field(default_factory=set)
+    """Numbers whose trial or outcome is stored but cannot be read: used up, and counted as failed."""
 
     def score(self, number: int) -> float | None:
-        """A completed trial's score; None: it runs, or failed."""
+        """A completed trial's score; None: it runs, failed, or cannot be read."""
         outcome = self.outcomes.get(number)
-        return outcome.score if isinstance(outcome, TrialCompleted) else None
+        readable = number in self.asked and number not in self.unreadable
+        return outcome.score if readable and isinstance(outcome, TrialCompleted) else None
+
+    def is_taken(self, number: int) -> bool:
+        """Whether something is stored under this number; then nothing else ever is."""
+        return number in self.asked or number in self.unreadable
+
+    def is_waiting(self) -> bool:
+        """Whether a trial that was asked has no outcome yet."""
+        return any(number not in self.outcomes and number not in self.unreadable for number in self.asked)
 
 
 @dataclass(frozen=True)
@@ -50,27 +61,29 @@ def next_step(
     started: StudyStarted, board: Board, suggest: Suggest, batch: int, code_version: str
 ) -> Ask | Wait | StudyFinished:
     """Ask the next batch of the search, then of the held-out trials look by look; then finish."""
-    if any(number not in board.outcomes for number in board.asked):
+    if board.is_waiting():
         return Wait()
-    searched = [number for number in board.asked if number < started.trials]
-    if len(searched) < started.trials:
-        return Ask(_search(started, board, suggest, batch))
+    # What is free, not how many were asked: a holder that died while it asked a batch can leave gaps.
+    if free := [number for number in range(started.trials) if not board.is_taken(number)]:
+        return Ask(_search(started, board, suggest, free[:batch]))
     candidates = best_few(started, board)
     if not candidates:
         return _finished(started, board, None, None)
     return _weigh(started, board, candidates, code_version)
 
 
-def _search(started: StudyStarted, board: Board, suggest: Suggest, batch: int) -> tuple[RunTrial, ...]:
+def _search(started: StudyStarted, board: Board, suggest: Suggest, numbers: Sequence[int]) -> tuple[RunTrial, ...]:
+    """The trials of these numbers; the first of all is the incumbent."""
     told = [
-        (board.asked[n].hyperparameters, board.outcomes[n].score) for n in sorted(board.asked) if n < started.trials
+        (board.asked[n].hyperparameters, FAILED_SCORE if (score := board.score(n)) is None else score)
+        for n in sorted(board.asked)
+        if n < started.trials
     ]
-    count = min(batch, started.trials - len(told))
-    points = [] if told else [dict(started.incumbent)]  # the first trial is the incumbent
-    history = told or [(dict(started.incumbent), FAILED_SCORE)]
-    points += suggest(history if told else [], count - len(points))
+    points = [dict(started.incumbent)] if numbers[0] == 0 else []
+    points += suggest(told, len(numbers) - len(points))
     return tuple(
-        _trial(started, len(told) + i, whole(started, point), phase="search") for i, point in enumerate(points)
+        _trial(started, number, whole(started, point), phase="search")
+        for number, point in zip(numbers, points, strict=True)
     )
 
 
@@ -101,7 +114,7 @@ def _weigh(
             (index, slot)
             for index in range(pairs)
             for slot in (0, *open_slots)
-            if number_of(started, index, slot) not in board.asked
+            if not board.is_taken(number_of(started, index, slot))
         ]
         if missing:
             values = [dict(started.incumbent), *candidates]
@@ -165,12 +178,11 @@ def _evidence(
 def _finished(
     started: StudyStarted, board: Board, champion: dict[str, Value] | None, evidence: Evidence | None
 ) -> StudyFinished:
-    outcomes = [board.outcomes[number] for number in range(started.trials)]
-    failed = sum(isinstance(outcome, TrialFailed) for outcome in outcomes)
+    completed = sum(board.score(number) is not None for number in range(started.trials))
     return StudyFinished(
         study_id=started.study_id,
-        completed=len(outcomes) - failed,
-        failed=failed,
+        completed=completed,
+        failed=started.trials - completed,
         champion=champion,
         evidence=evidence,
     )

@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Final, assert_never
 
 from tars.schemas.errors import Refused
-from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Value, all_same
+from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Value, all_same, same
 from tars.schemas.message import By
 from tars.schemas.running import RunningAgent
 from tars.schemas.study import (
@@ -108,7 +108,17 @@ def _unfit(command: StartStudy, agents: Mapping[str, RunningAgent]) -> list[str]
     fixed = [
         f"{n} follows a reference policy: it has nothing to tune" for n, a in agents.items() if a.algorithm is None
     ]
-    return missing + dead + fixed or _differing(agents)
+    return missing + dead + fixed or _incomplete(agents) or _differing(agents)
+
+
+def _incomplete(agents: Mapping[str, RunningAgent]) -> list[str]:
+    """Who does not say every value of its algorithm: a trial needs the whole set."""
+    reasons = []
+    for name, agent in agents.items():
+        needed = ALGORITHMS[agent.algorithm].names if agent.algorithm else ()
+        if lacking := [key for key in needed if agent.values.get(key) is None]:
+            reasons.append(f"{name} does not say its {', '.join(lacking)}")
+    return reasons
 
 
 def _differing(agents: Mapping[str, RunningAgent]) -> list[str]:
@@ -118,9 +128,13 @@ def _differing(agents: Mapping[str, RunningAgent]) -> list[str]:
         if (other.role, other.algorithm) != (first.role, first.algorithm):
             reasons.append(f"{other.agent_id} is a {other.role}, {first.agent_id} a {first.role}")
         elif not all_same(other.values, first.values):
-            keys = [key for key, value in first.values.items() if other.values.get(key) != value]
+            keys = [key for key in first.values | other.values if not _is_shared(key, first.values, other.values)]
             reasons.append(f"{other.agent_id} and {first.agent_id} run different values of {', '.join(keys)}")
     return reasons
+
+
+def _is_shared(key: str, one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
+    return key in one and key in other and same(one[key], other[key])
 
 
 def _stop(state: Study, command: StopStudy, facts: Facts) -> list[StudyEvent]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,7 +14,7 @@ from nats.js import JetStreamContext
 from tars.automl_worker.training import Result, group_of, run_group
 from tars.producers.agent_reports import Reporter
 from tars.runtime.bus import Bus
-from tars.runtime.delivery import dead_letter, keep_in_progress, settle
+from tars.runtime.delivery import AWAY, DELIVERIES, dead_letter, keep_in_progress, settle
 from tars.runtime.leases import holder_name
 from tars.runtime.telemetry import span
 from tars.schemas.errors import Conflict, Malformed, Poison
@@ -27,6 +28,10 @@ LANES: Final = 32
 LINGER_SECONDS: Final = 0.05
 """How long the first trial waits for others to share its population."""
 DURABLE: Final = "run-trial"
+ALONE_AFTER: Final = 3
+"""Deliveries after which a trial is trained by itself: it may be what kills its trainers."""
+AGAIN_SECONDS: Final = 0.5
+"""Before an outcome that was not stored is sent again."""
 REPORT_EVERY: Final = 5
 """Episodes between two reports of a trial."""
 
@@ -66,6 +71,8 @@ class Trainer:
         try:
             for group in (await self._readable(messages, waiting)).values():
                 await self._train(group, waiting)
+        except AWAY as error:  # outcomes are stored or will be asked for again: back when NATS is
+            log.warning("not settled", extra={"error": repr(error)})
         finally:
             for beat in beats:
                 beat.cancel()
@@ -87,12 +94,22 @@ class Trainer:
                 await dead_letter(self._bus, message, DURABLE, error.reason, error)
                 del waiting[id(message)]
                 continue
-            if await self._bus.last("TRIALS", history_subject("trial", trial.key)) is not None:
-                await message.ack_sync(timeout=5)
+            if await self._is_over(message, trial):
+                await settle(self._bus, message, DURABLE, None)
                 del waiting[id(message)]
                 continue
-            groups.setdefault(group_of(trial), []).append((message, trial))
+            suspect = message.metadata.num_delivered > ALONE_AFTER
+            groups.setdefault(trial.key if suspect else group_of(trial), []).append((message, trial))
         return groups
+
+    async def _is_over(self, message: Msg, trial: RunTrial) -> bool:
+        """Whether it is counted, or no trainer lives to count it: then it fails here."""
+        if await self._bus.last("TRIALS", history_subject("trial", trial.key)) is not None:
+            return True
+        if message.metadata.num_delivered <= DELIVERIES:
+            return False
+        await self._count(Result(trial, None, None, 0.0, "no trainer that trained it lived to say what became of it"))
+        return True
 
     async def _train(self, group: list[tuple[Msg, RunTrial]], waiting: dict[int, Msg]) -> None:
         with span(f"train {len(group)} trials", group[0][0].headers):
@@ -106,9 +123,9 @@ class Trainer:
         """Report now and then; called from the training thread, which ends here when this worker stops."""
         if self._stopping:
             raise asyncio.CancelledError
-        if episode % REPORT_EVERY == 0:
+        if episode % REPORT_EVERY == 0 and math.isfinite(score):
             self._reporter.report(
-                TrialReported(study_id=trial.study_id, number=trial.number, episode=episode, score=max(score, -1e9))
+                TrialReported(study_id=trial.study_id, number=trial.number, episode=episode, score=score)
             )
 
     async def _count(self, result: Result) -> None:
@@ -128,10 +145,20 @@ class Trainer:
                 cpu_seconds=result.cpu_seconds,
                 holder=self._holder,
             )
+        while True:
+            if await self._stored(event):
+                return
+            await asyncio.sleep(AGAIN_SECONDS)  # training it again would cost more than waiting for NATS
+
+    async def _stored(self, event: TrialCompleted | TrialFailed) -> bool:
         try:
-            await self._bus.publish(event, id=f"{trial.key}.outcome", after=(history_subject("trial", trial.key), 0))
+            await self._bus.publish(event, id=f"{event.key}.outcome", after=(history_subject("trial", event.key), 0))
         except Conflict:
-            log.info("counted already", extra={"trial": trial.key})
+            log.info("counted already", extra={"trial": event.key})
+        except AWAY as error:
+            log.warning("outcome not stored yet", extra={"trial": event.key, "error": repr(error)})
+            return False
+        return True
 
     async def _give_back(self, message: Msg) -> None:
         try:

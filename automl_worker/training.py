@@ -1,8 +1,9 @@
 """Training a group of trials as the lanes of one population."""
 
+import math
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,11 +72,17 @@ def _train(trials: Sequence[RunTrial], progress: Progress) -> list[Result]:
     exact = population.exact_score().tolist()
     share = (time.thread_time() - began) / len(trials)
     return [
-        Result(trial, score, true, share)
-        if sound
-        else Result(trial, None, None, share, "diverged: parameters are not finite")
+        _result(trial, score, true, share, sound=sound)
         for trial, score, true, sound in zip(trials, found, exact, finite, strict=True)
     ]
+
+
+def _result(trial: RunTrial, score: float, exact: float, cpu_seconds: float, *, sound: bool) -> Result:
+    if not sound:
+        return Result(trial, None, None, cpu_seconds, "diverged: parameters are not finite")
+    if not (math.isfinite(score) and math.isfinite(exact)):
+        return Result(trial, None, None, cpu_seconds, f"diverged: score {score}, exactly {exact}")
+    return Result(trial, score, exact, cpu_seconds)
 
 
 def _environment(name: str) -> RoleEnvironment:
@@ -91,16 +98,8 @@ def _bowl(values: Values) -> float:
     rate, gamma = values["learning_rate"], values["gamma"]
     if rate is None or gamma is None:
         raise ValueError("the surrogate needs learning_rate and gamma")
-    return 0.8 - 0.1 * abs(torch.log10(torch.tensor(rate / 2e-3)).item()) - 2.0 * abs(gamma - 0.95)
+    return 0.8 - 0.1 * abs(math.log10(rate / 2e-3)) - 2.0 * abs(gamma - 0.95)
 
 
 def _last_line(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1][:1000]
-
-
-def grouped(trials: Iterable[RunTrial]) -> list[list[RunTrial]]:
-    """Group what can share a population, in the order in which the groups came."""
-    groups: dict[Hashable, list[RunTrial]] = {}
-    for trial in trials:
-        groups.setdefault(group_of(trial), []).append(trial)
-    return list(groups.values())

@@ -88,9 +88,9 @@ class Journal:
             start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
         return tuple(_entry(message) for message in found)
 
-    async def page(self, stream: str, start: int, size: int) -> list[Msg]:
+    async def page(self, stream: str, start: int, size: int, subject: str = ">") -> list[Msg]:
         """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time."""
-        return await self._page(stream, ">", start, size)
+        return await self._page(stream, subject, start, size)
 
     async def _page(self, stream: str, subject: str, start: int, size: int) -> list[Msg]:
         return await self._direct(stream, subject, {"seq": start, "next_by_subj": subject, "batch": size})
