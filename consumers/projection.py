@@ -112,6 +112,8 @@ class InRedis:
         self._writer, self._stream, self._epoch = writer, stream, epoch
         self._written: int | None = None
         """None: Redis is away, so rows go to memory alone."""
+        self._most = 0
+        """The furthest position seen: less than that means that rows were lost there."""
         self._missed = False
         """Rows went by while it was away."""
 
@@ -124,9 +126,9 @@ class InRedis:
         except RedisError as error:
             self._lose(error)
             return
-        if self._missed or (self._written is not None and found < self._written):
+        if self._missed or found < self._most:
             raise Rewind(self._stream)
-        self._written = found
+        self._written = self._most = found
 
     async def write(self, last: int, changes: Changes) -> None:
         """Write a batch; where another process was ahead, go on from there."""
@@ -139,9 +141,9 @@ class InRedis:
         try:
             while last > self._written:
                 found = await self._writer.write(self._stream, self._epoch, (self._written, last), changes)
-                if found < self._written:
+                if found < self._most:
                     raise Rewind(self._stream)
-                self._written = found
+                self._written = self._most = found
         except RedisError as error:
             self._missed = True
             self._lose(error)

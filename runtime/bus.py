@@ -10,7 +10,7 @@ from typing import Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import NoServersError
+from nats.errors import NoServersError, OutboundBufferLimitError
 from nats.js import JetStreamContext
 from nats.js.api import Header, StreamInfo
 from nats.js.errors import APIError, NotFoundError
@@ -89,6 +89,8 @@ class Bus:
             if error.err_code in {WRONG_LAST_SEQUENCE, DUPLICATE_IN_BATCH}:
                 raise Conflict(f"{subject}: {error.description}") from error
             raise
+        except OutboundBufferLimitError:
+            raise  # nothing was sent, and nothing will be
         except (NatsError, TimeoutError) as error:
             raise Transient(f"{subject}: not acknowledged ({type(error).__name__})") from error
         return ack.seq
@@ -124,9 +126,12 @@ class Bus:
 
     async def close(self) -> None:
         """Send what is pending and close."""
-        if self.client.is_connected:
-            await self.client.flush(timeout=2)
-        await self.client.close()
+        try:
+            if self.client.is_connected:
+                await self.client.flush(timeout=2)
+            await self.client.close()
+        except (NatsError, OSError, TimeoutError) as error:
+            log.debug("closed without a farewell", extra={"error": repr(error)})
 
 
 def ascii_name(text: str) -> str:
