@@ -14,6 +14,7 @@ from nats.js import JetStreamContext
 from tars.automl_worker.training import Result, group_of, run_group
 from tars.producers.agent_reports import Reporter
 from tars.runtime.bus import Bus
+from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import AWAY, DELIVERIES, dead_letter, keep_in_progress, settle
 from tars.runtime.leases import holder_name
 from tars.runtime.telemetry import span
@@ -52,6 +53,7 @@ class Trainer:
             while True:
                 if messages := await self._pull(trials):
                     await self._work(messages)
+                end_if_cancelled()
         finally:
             self._stopping = True
             reporting.cancel()
@@ -69,6 +71,7 @@ class Trainer:
         beats = [asyncio.create_task(keep_in_progress(message, self._ack_wait / 3)) for message in messages]
         waiting = {id(message): message for message in messages}
         try:
+            end_if_cancelled()
             for group in (await self._readable(messages, waiting)).values():
                 await self._train(group, waiting)
         except AWAY as error:  # outcomes are stored or will be asked for again: back when NATS is

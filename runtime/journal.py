@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from tars.runtime.bus import PUBLISH_TIMEOUT, Bus
+from tars.runtime.cancellation import end_if_cancelled
 from tars.schemas.errors import Transient
 from tars.schemas.message import By, Event
 from tars.schemas.streams import decode, history_subject, stream_of
@@ -104,6 +105,7 @@ class Journal:
                 await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
                 while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
                     found.append(message)
+                end_if_cancelled()
             finally:
                 if client.is_connected:
                     await replies.unsubscribe()

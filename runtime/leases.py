@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from tars.runtime.bus import Bus, envelope_of
+from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import dead_letter, keep_in_progress
 from tars.runtime.journal import Entry, History, Journal
 from tars.runtime.telemetry import span
@@ -118,10 +119,12 @@ async def hold(bus: Bus, durable: str, holder: str, process: Process, *, ack_wai
         while True:
             if len(running) >= AT_ONCE:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for message in await _fetch(leases):
+            messages = await _fetch(leases)
+            for message in messages:
                 task = asyncio.create_task(_run(bus, message, durable, holder, process, ack_wait))
                 running.add(task)
                 task.add_done_callback(running.discard)
+            end_if_cancelled()
     finally:
         for task in running:
             task.cancel()
