@@ -24,10 +24,11 @@ class Reporter:
         self._bus = bus
         self._waiting: deque[Report] = deque(maxlen=KEPT)
         self.lost = 0
-        """Reports that could not be sent."""
+        """Reports that were dropped or could not be sent."""
 
     def report(self, message: Report) -> None:
         """Send soon; returns at once, from whatever thread."""
+        self.lost += len(self._waiting) == KEPT  # the oldest is dropped for it
         self._waiting.append(message)
 
     async def run(self) -> None:

@@ -1,12 +1,15 @@
 """The asynchronous door for scripts: send commands, wait for outcomes, ask queries."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
+from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
+from nats.js.errors import APIError, NoStreamResponseError
 
 from tars.producers.commands import (
     CommandRefused,
@@ -14,6 +17,7 @@ from tars.producers.commands import (
     Outcome,
     OutcomeUnknown,
     nats_address,
+    seconds_left,
     sender,
     with_deadline,
 )
@@ -26,12 +30,22 @@ from tars.schemas.message import Answer, By, Command, Event, Report
 from tars.schemas.queries import Ask, Reply, query_subject, rows_of
 from tars.schemas.streams import history_subject
 
+log = logging.getLogger(__name__)
+
 PATIENCE: Final = 3.0
 """Seconds to wait for a first connection."""
 ANSWER_SECONDS: Final = 20.0
 """Seconds to wait for a command's outcome."""
 QUERY_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.2
+NOT_STORED: Final[dict[type[Exception], str]] = {
+    OutboundBufferLimitError: "NATS is away",
+    ConnectionClosedError: "NATS is away",
+    NoStreamResponseError: "the server has no stream for it: run `tars provision`",
+    MaxPayloadError: "it is too large",
+    APIError: "the server would not store it",
+}
+"""After these the server does not have the message, and nothing here keeps it to send it later."""
 LOOK_SECONDS: Final = 1.0
 """A reply can be lost: the ledger is asked this often."""
 
@@ -47,7 +61,7 @@ class AsyncClient:
         self.bus, self.by = bus, by
         self.journal = Journal(bus)
         self.name = fresh_id("client")
-        self._one_at_a_time: dict[str, asyncio.Lock] = {}
+        self._one_at_a_time: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody sends
 
     @classmethod
     @asynccontextmanager
@@ -69,8 +83,8 @@ class AsyncClient:
     async def send(self, command: Command, *, command_id: str | None = None) -> Outcome:
         """Send a command and wait until it is decided; commands about the same id go one after the other.
 
-        Raises CommandRefused with every reason, NotSent when NATS is away, OutcomeUnknown when nobody answers in time:
-        the same `command_id` may then be sent again, and counts once.
+        Raises CommandRefused with every reason, NotSent when nothing will happen, OutcomeUnknown when nobody
+        answers in time: the same `command_id` may then be sent again, and counts once.
         """
         lock = self._one_at_a_time.setdefault(f"{command.noun}.{command.key}", asyncio.Lock())
         async with lock:
@@ -95,17 +109,21 @@ class AsyncClient:
                 await subscription.unsubscribe()
 
     async def _publish(self, command: Command, command_id: str, reply: str) -> None:
-        """Store the command; where that was not acknowledged, again under the same id, so that it counts once."""
-        end, unknown = asyncio.get_running_loop().time() + ANSWER_SECONDS, False
+        """Store the command; where that was not acknowledged, again under the same id until its deadline."""
+        unknown = False
         while True:
             try:
                 await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
             except (NatsError, OSError, Transient) as error:
-                unknown = unknown or isinstance(error, Transient)
-                if not unknown:
-                    raise NotSent(f"{command.kind} was not sent: NATS is away ({type(error).__name__})") from error
-                if asyncio.get_running_loop().time() > end:
-                    raise OutcomeUnknown(f"{command.kind}: {error}; it may still be carried out") from error
+                if not unknown and (why := _not_stored(error)):
+                    raise NotSent(f"{command.kind} {command.key} was not sent: {why}") from error
+                unknown = True
+                if seconds_left(command) <= 0:
+                    raise OutcomeUnknown(
+                        f"{command.kind} {command.key}: not acknowledged until its deadline; it may have been stored "
+                        "before, and is then carried out or refused",
+                        command_id,
+                    ) from error
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
@@ -122,7 +140,8 @@ class AsyncClient:
                     return _outcome_of(found)
         raise OutcomeUnknown(
             f"{command.kind} {command.key}: nobody answered in {ANSWER_SECONDS:.0f} s; does its worker run? "
-            "It may still be carried out until its deadline"
+            "It may still be carried out until its deadline",
+            command_id,
         )
 
     async def _found(self, command: Command, command_id: str) -> Answer | None:
@@ -135,19 +154,27 @@ class AsyncClient:
         kinds = tuple(event.kind for event in events)
         return Answer(command_id=command_id, done=not reasons, reasons=reasons, events=kinds) if events else None
 
-    async def follow(self, noun: str, key: str, is_last: Callable[[Event], bool]) -> AsyncIterator[Event]:
+    async def follow(self, noun: str, key: str, is_last: Callable[[Event], bool]) -> AsyncGenerator[Event, None]:
         """Yield the events of one id, from the first, up to one that is the last."""
         history: History[Event] = History(noun, key)
         async with Bell.on(self.bus, history_subject(noun, key)) as bell:
             while True:
                 bell.clear()
-                new: History[Event] = await self.journal.read(noun, key, after=history.version)
+                new = await self._newer(history)
                 history = history.extended(new)
                 for event in new.events:
                     yield event
                     if is_last(event):
                         return
                 await bell.wait(LOOK_SECONDS)
+
+    async def _newer(self, history: History[Event]) -> History[Event]:
+        """What was appended since; nothing while NATS is away: whoever follows looks again."""
+        try:
+            return await self.journal.read(history.noun, history.key, after=history.version)
+        except Transient as error:
+            log.debug("cannot follow now", extra={"key": history.key, "error": str(error)})
+            return History(history.noun, history.key)
 
     async def query(self, name: str, ask: Ask | None = None) -> list[Any]:
         """Ask the consumers; the rows are of the query's model. Raises NobodyAnswers."""
@@ -168,6 +195,12 @@ class AsyncClient:
     async def report(self, report: Report) -> None:
         """Send a measurement, without waiting."""
         await self.bus.report(report)
+
+
+def _not_stored(error: Exception) -> str | None:
+    """Why the server cannot have the message; None: it may have it."""
+    cause = error.__cause__ if isinstance(error, Transient) else error
+    return next((why for kind, why in NOT_STORED.items() if isinstance(cause, kind)), None)
 
 
 def _outcome_of(answer: Answer) -> Outcome:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tars.producers.async_client import AsyncClient
-from tars.producers.commands import CommandRefused, Outcome
+from tars.producers.commands import CommandRefused, Outcome, well_formed
 from tars.runtime.bus import fresh_id
 from tars.schemas.errors import TarsError
 from tars.schemas.evidence import Evidence
@@ -78,6 +78,7 @@ class Client:
         """Send any command and wait until it is decided."""
         return self._portal.call(lambda: self._client.send(command, command_id=command_id))
 
+    @well_formed()
     def start_study(  # noqa: PLR0913 - a study has that many knobs
         self,
         *,
@@ -99,6 +100,7 @@ class Client:
         self.send(command)
         return StudyHandle(self, command.study_id)
 
+    @well_formed()
     def propose(
         self,
         values: Mapping[str, Value],
@@ -110,9 +112,11 @@ class Client:
         update_id: str | None = None,
     ) -> "UpdateHandle":
         """Propose these values for all learning agents of a role, or for these agents."""
+        if (role is None) == (not agents):
+            raise CommandRefused("name exactly one of role and agents")
         command = ProposeUpdate(
             update_id=update_id or fresh_id("u"),
-            agents=tuple(agents) or self.learners(role),
+            agents=self.learners(role) if role is not None else tuple(agents),
             values=dict(values),
             evidence=evidence,
             reason=reason,
@@ -120,7 +124,7 @@ class Client:
         self.send(command)
         return UpdateHandle(self, command.update_id)
 
-    def learners(self, role: str | None) -> tuple[str, ...]:
+    def learners(self, role: str) -> tuple[str, ...]:
         """Return the live agents of a role that can be tuned; raises CommandRefused when there is none."""
         found = tuple(
             row.agent_id for row in self.agents() if row.role == role and row.algorithm and row.state == "running"
@@ -129,24 +133,29 @@ class Client:
             raise CommandRefused(f"no live agent with the role {role} can be tuned")
         return found
 
+    @well_formed()
     def approve(
         self, update_id: str, reason: str = "", *, hold: bool = False, command_id: str | None = None
     ) -> Outcome:
         """Let a pending update through; with `hold`, `apply` releases it."""
         return self.send(ApproveUpdate(update_id=update_id, reason=reason, hold=hold), command_id=command_id)
 
+    @well_formed()
     def reject(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
         """Turn an update down before it is released."""
         return self.send(RejectUpdate(update_id=update_id, reason=reason), command_id=command_id)
 
+    @well_formed()
     def apply(self, update_id: str, *, command_id: str | None = None) -> Outcome:
         """Release an update that was approved on hold."""
         return self.send(ApplyUpdate(update_id=update_id), command_id=command_id)
 
+    @well_formed()
     def roll_back(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
         """Take a released update back."""
         return self.send(RollBackUpdate(update_id=update_id, reason=reason), command_id=command_id)
 
+    @well_formed()
     def stop_study(self, study_id: str, reason: str = "") -> Outcome:
         """End a study at its next step."""
         return self.send(StopStudy(study_id=study_id, reason=reason))
@@ -176,8 +185,9 @@ class Client:
         self, noun: str, key: str, ends: tuple[type[Event], ...], timeout: float | None, heard: Heard | None
     ) -> Event:
         async def follow() -> Event:
-            async with asyncio.timeout(timeout):
-                async for event in self._client.follow(noun, key, lambda event: isinstance(event, ends)):
+            events = self._client.follow(noun, key, lambda event: isinstance(event, ends))
+            async with asyncio.timeout(timeout), aclosing(events):
+                async for event in events:
                     if heard is not None:
                         heard(event)
                     if isinstance(event, ends):
@@ -197,6 +207,7 @@ class Client:
         """Every agent, and what it runs."""
         return self._query("agents")
 
+    @well_formed()
     def history(self, agent_id: str, *, offset: int = 0, limit: int = 100) -> list[AgentPoint]:
         """Episodes of an agent, newest first."""
         return self._query("history", Ask(id=agent_id, offset=offset, limit=limit))
@@ -209,6 +220,7 @@ class Client:
         """All updates, newest first."""
         return self._query("updates", Ask(offset=offset, limit=limit))
 
+    @well_formed()
     def update(self, update_id: str) -> UpdateRow | None:
         """One update with its history; None: there is none."""
         return next(iter(self._query("update", Ask(id=update_id))), None)
@@ -217,10 +229,12 @@ class Client:
         """All studies, newest first."""
         return self._query("studies")
 
+    @well_formed()
     def study(self, study_id: str) -> StudyRow | None:
         """One study; None: there is none."""
         return next(iter(self._query("study", Ask(id=study_id))), None)
 
+    @well_formed()
     def trials(self, study_id: str) -> list[TrialRow]:
         """A study's trials."""
         return self._query("trials", Ask(id=study_id, limit=1000))

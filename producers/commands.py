@@ -2,10 +2,15 @@
 
 import getpass
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
+
+from pydantic import ValidationError
 
 from tars.runtime.settings import Settings
 from tars.schemas.errors import TarsError
@@ -26,7 +31,14 @@ class CommandRefused(TarsError):
 
 
 class OutcomeUnknown(TarsError):
-    """A command was sent, and nobody has answered in time: it may still be carried out."""
+    """A command may have reached NATS, and nobody has answered in time: it may still be carried out.
+
+    Sent again with this `command_id` it counts once.
+    """
+
+    def __init__(self, why: str, command_id: str = "") -> None:
+        super().__init__(why)
+        self.command_id = command_id
 
 
 class NotSent(TarsError):
@@ -42,6 +54,16 @@ class Outcome:
     """The kinds of the events it led to; none: it changed nothing, because it was so already."""
 
 
+@contextmanager
+def well_formed() -> Iterator[None]:
+    """Turn what no message can hold into CommandRefused, with every field that is wrong, before anything is sent."""
+    try:
+        yield
+    except ValidationError as error:
+        told = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
+        raise CommandRefused(*told) from error
+
+
 def sender(settings: Settings) -> By:
     """Who sends from here: TARS_USER, or the login name."""
     return By(principal=settings.tars_user or getpass.getuser())
@@ -52,6 +74,11 @@ def with_deadline(command: C, after: timedelta = DEADLINE) -> C:
     if command.deadline is not None:
         return command
     return command.model_copy(update={"deadline": datetime.now(UTC) + after})
+
+
+def seconds_left(command: Command) -> float:
+    """How long until the deadline; infinite without one."""
+    return (command.deadline - datetime.now(UTC)).total_seconds() if command.deadline else math.inf
 
 
 def nats_address(settings: Settings) -> str:
