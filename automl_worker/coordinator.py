@@ -64,7 +64,7 @@ class Trials:
             case TrialCompleted() | TrialFailed():
                 self.board.outcomes.setdefault(found.number, found)
         time = stored_time(headers["Nats-Time-Stamp"])
-        self._moves.append(Entry(found, headers.get("Nats-Msg-Id", ""), self._read_up_to, time, None))  # type: ignore[type-var] # a trial's command is no event, but a step of its study
+        self._moves.append(Entry(found, headers.get("Nats-Msg-Id", ""), self._read_up_to, time, None))
 
     def _spoil(self, subject: str, error: Poison) -> None:
         log.warning("a trial that cannot be read counts as failed", extra={"subject": subject, "error": str(error)})

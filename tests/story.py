@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 
@@ -35,14 +36,14 @@ def agent(agent_id: str, *, heard: int = 0, **changes: Value) -> RunningAgent:
 AGENTS = {name: agent(name) for name in ("a", "b")}
 
 
-def evidence(verdict: Verdict, gain: float = 0.2, training: str = "real") -> Evidence:
+def evidence(verdict: Verdict, gain: float = 0.2, training: Literal["real", "surrogate"] = "real") -> Evidence:
     """Evidence for CHANGE."""
     return Evidence(
         verdict=verdict, algorithm="dqn", environment="policy", start="scratch", training=training, code_version="t",
         train_episodes=50, eval_episodes=10, incumbent=VALUES, candidate={**VALUES, **CHANGE},
         scores=(PairedScore(seed=1, incumbent=0.1, candidate=0.3),), gain=gain, gain_low=0.1, gain_high=0.3,
         p_value=1e-6, threshold=0.03, look=2, search_gain=0.5,
-    )  # type: ignore[arg-type] # fmt: skip
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -44,16 +44,19 @@ def plain_step(learner: DQN, member: int, rows: Tensor) -> Tensor:
         best = target(environment.observe(after[None])[0]).max(-1).values
         y = rows[:, 3] + learner.read(member, "gamma") * best
     taken = online(environment.observe(state[None])[0])[torch.arange(len(rows)), action]
-    nn.functional.smooth_l1_loss(taken, y).backward()
+    loss: Tensor = nn.functional.smooth_l1_loss(taken, y)
+    loss.backward()  # type: ignore[no-untyped-call] # torch's
+    linears = [module for module in online if isinstance(module, nn.Linear)]
+    grads = [(linear.weight.grad, linear.bias.grad) for linear in linears]
     return torch.cat(
-        [part for m in online if isinstance(m, nn.Linear) for part in (m.weight.grad.T.flatten(), m.bias.grad)]
+        [part for w, bias in grads if w is not None and bias is not None for part in (w.T.flatten(), bias)]
     )
 
 
 def module_of(layers: list[tuple[Tensor, Tensor]], member: int) -> nn.Sequential:
     modules: list[nn.Module] = []
     for weight, bias in layers:
-        linear = nn.Linear(*weight.shape[1:], dtype=weight.dtype)
+        linear = nn.Linear(weight.shape[1], weight.shape[2], dtype=weight.dtype)
         linear.weight.data, linear.bias.data = weight[member].T.clone(), bias[member, 0].clone()
         modules += [linear, nn.ReLU()]
     return nn.Sequential(*modules[:-1])

@@ -31,7 +31,7 @@ def follow(differences: Sequence[float], candidates: int = 1) -> Look:
 
 def verdicts(gain: float, repeats: int) -> Counter[Verdict]:
     random = np.random.default_rng(1)
-    found = (follow(random.normal(gain, SPREAD, LOOKS[-1])).verdict for _ in range(repeats))
+    found = (follow(random.normal(gain, SPREAD, LOOKS[-1]).tolist()).verdict for _ in range(repeats))
     return Counter(verdict for verdict in found if verdict is not None)
 
 

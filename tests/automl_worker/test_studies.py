@@ -140,7 +140,7 @@ async def test_a_trial_that_cannot_be_trained_fails_alone_and_the_others_count(b
         hyperparameters={"learning_rate": 1e-3}, seed=1, train_episodes=1, eval_episodes=1,
     )  # fmt: skip
     whole = {**good.model_dump(), "hyperparameters": dict(_game())}
-    bad = {
+    bad: dict[int, dict[str, object]] = {
         1: {"environment": "kitchen"},
         2: {"hyperparameters": {**_game(), "learning_rate": 3e38, "learning_starts": 0}},
         3: {"hyperparameters": {**_game(), "gamma": None}},

@@ -64,23 +64,26 @@ class Writer:
             history = await self.journal.read("update", name)
 
     def _next(self, name: str) -> list[ApproveUpdate | RejectUpdate]:
-        choice = self.random.randrange(3)
-        return [[], [ApproveUpdate(update_id=name)], [RejectUpdate(update_id=name, reason="no")]][choice]  # type: ignore[list-item]
+        follow_ups: list[list[ApproveUpdate | RejectUpdate]] = [
+            [],
+            [ApproveUpdate(update_id=name)],
+            [RejectUpdate(update_id=name, reason="no")],
+        ]
+        return self.random.choice(follow_ups)
 
     async def trial(self) -> None:
         number = self.trials
         self.trials += 1
-        common = {"study_id": "s", "number": number}
         run = RunTrial(
-            **common, phase="search", algorithm="dqn", environment="policy", hyperparameters=VALUES, seed=1,
-            train_episodes=9, eval_episodes=1,
-        )  # type: ignore[arg-type] # fmt: skip
+            study_id="s", number=number, phase="search", algorithm="dqn", environment="policy", hyperparameters=VALUES,
+            seed=1, train_episodes=9, eval_episodes=1,
+        )  # fmt: skip
         await self.bus.publish(run, id=f"t{number}")
         score = self.random.random()
         outcome = (
-            TrialFailed(**common, error="x", holder="h")  # type: ignore[arg-type]
+            TrialFailed(study_id="s", number=number, error="x", holder="h")
             if score < 0.2
-            else TrialCompleted(**common, score=score, cpu_seconds=1, holder="h")  # type: ignore[arg-type]
+            else TrialCompleted(study_id="s", number=number, score=score, cpu_seconds=1, holder="h")
         )
         await self.bus.publish(outcome, id=f"o{number}")
 
