@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import select
 import signal
 import sys
 import tempfile
@@ -195,10 +196,14 @@ def _ask(bus: Client, update_id: str) -> None:
     err.print(f"approve [bold]{update_id}[/] on the page, or here: [y]es / [n]o ", end="")
     if not sys.stdin.isatty():
         return  # the page, or `tars approve`, answers
-    answer = sys.stdin.readline().strip().lower()
-    row = bus.update(update_id)
-    if row is None or row.stage != "pending":
-        return
+    answer = ""
+    while not answer:
+        row = bus.update(update_id)
+        if row is not None and row.stage != "pending":
+            err.print(f"[dim]({row.stage} on the page)[/]")
+            return
+        if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+            answer = sys.stdin.readline().strip().lower() or "n"
     if answer.startswith("y"):
         bus.approve(update_id, "approved in the demo's terminal")
     else:
