@@ -7,10 +7,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import tars
 from tars.cli.output import AsJson, clock, err, number, out, show_json, show_rows, values_text
-from tars.producers.client import Client, StudyHandle
+from tars.producers.async_client import NobodyAnswers
+from tars.producers.client import StudyHandle
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import AlgorithmName
 from tars.schemas.study import Sampler, StudyFinished
+from tars.schemas.views import StudyRow
 
 study = typer.Typer(help="Search for better values.", no_args_is_help=True)
 POLL_SECONDS = 0.5
@@ -40,7 +42,7 @@ def start(
         if not wait:
             show_json({"study_id": handle.study_id}) if as_json else out.print(f"{handle.study_id}: started")
             return
-        finished = _wait(bus, handle, trials)
+        finished = _wait(handle, trials)
     _show_result(finished, as_json=as_json)
 
 
@@ -58,7 +60,7 @@ def _sampler(name: str) -> Sampler:
     raise typer.BadParameter(f"there is no sampler {name}; there are tpe and random")
 
 
-def _wait(bus: Client, handle: StudyHandle, trials: int) -> StudyFinished:
+def _wait(handle: StudyHandle, trials: int) -> StudyFinished:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         search = progress.add_task("search", total=trials)
@@ -67,10 +69,17 @@ def _wait(bus: Client, handle: StudyHandle, trials: int) -> StudyFinished:
             try:
                 return handle.wait(timeout=POLL_SECONDS)
             except TimeoutError:
-                row = bus.study(handle.study_id)
+                row = _progress(handle)
             if row is not None:
                 progress.update(search, completed=row.completed + row.failed)
                 progress.update(held_out, completed=row.confirmations)
+
+
+def _progress(handle: StudyHandle) -> StudyRow | None:
+    try:
+        return handle.progress()
+    except NobodyAnswers:
+        return None  # the consumers are away: the study goes on, only its bar stands still
 
 
 def _show_result(finished: StudyFinished, *, as_json: bool) -> None:
