@@ -144,9 +144,9 @@ class Journal:
 
 
 def _status(message: Msg) -> str | None:
-    """End of a page: 204 all sent, 404 nothing there; None: a stored message."""
-    status = (message.headers or {}).get("Status")
-    return str(status) if status else None
+    """End of a page: 204 all sent, 404 nothing there; None: a stored message, whatever headers its sender made up."""
+    headers = message.headers or {}
+    return None if "Nats-Stream" in headers else str(headers.get("Status", "unknown"))
 
 
 def _entry(message: Msg) -> Entry[E]:
