@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from tars.runtime import view_changes as keys
 from tars.runtime.bus import Bus
+from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.view_changes import Changes
 from tars.runtime.view_store import MemoryViews, RedisWriter
 from tars.schemas.streams import DURABLES
@@ -24,6 +25,7 @@ async def watch_lag(bus: Bus, memory: MemoryViews, writer: RedisWriter | None, r
     """Measure until cancelled: as a gauge, in memory and in Redis."""
     gauge = Gauge("tars_consumer_waiting_messages", "Messages before a durable.", ["durable"], registry=registry)
     while True:
+        end_if_cancelled()
         try:
             rows = [await _measure(bus, name) for name in DURABLES]
             for row in rows:

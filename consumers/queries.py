@@ -48,6 +48,13 @@ def answer(views: Views, subject: str, body: bytes) -> Reply:
         return Reply(error="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
     if name in WITH_ID and not ask.id:
         return Reply(error=f"the query {name} needs an id")
+    try:
+        return _found(name, views, ask)
+    except ValidationError as error:
+        return Reply(error=f"the rows of {name} cannot be read: {error.error_count()} errors")
+
+
+def _found(name: str, views: Views, ask: Ask) -> Reply:
     rows: list[dict[str, Any]] = [row.model_dump(mode="json") for row in FIND[name](views, ask) if row is not None]
     return Reply(rows=tuple(rows))
 
@@ -56,9 +63,11 @@ async def serve_queries(bus: Bus, views: Views) -> None:
     """Answer questions for as long as the connection lives."""
 
     async def on_question(message: Msg) -> None:
-        reply = answer(views, message.subject, message.data)
+        body = answer(views, message.subject, message.data).model_dump_json().encode()
+        if len(body) > bus.client.max_payload:
+            body = Reply(error="the answer is too long for one message: ask for fewer rows").model_dump_json().encode()
         try:
-            await message.respond(reply.model_dump_json().encode())
+            await message.respond(body)
         except (NatsError, OSError) as error:
             log.warning("not answered", extra={"subject": message.subject, "error": repr(error)})
 

@@ -62,7 +62,7 @@ def _started(event: StudyStarted, at: datetime) -> StudyRow:
 
 
 def trial_row(message: TrialMessage, before: TrialRow | None) -> TrialRow | None:
-    """The trial's row after `message`; None: it was never asked for."""
+    """The trial's row after `message`; None: it was never asked for. Its first outcome stays."""
     if isinstance(message, RunTrial):
         return before or TrialRow(
             study_id=message.study_id,
@@ -72,8 +72,8 @@ def trial_row(message: TrialMessage, before: TrialRow | None) -> TrialRow | None
             seed=message.seed,
             train_episodes=message.train_episodes,
         )
-    if before is None:
-        return None
+    if before is None or before.stage != "waiting":
+        return before
     match message:
         case TrialCompleted():
             change = {"stage": "completed", "score": message.score, "exact_score": message.exact_score}
@@ -85,7 +85,9 @@ def trial_row(message: TrialMessage, before: TrialRow | None) -> TrialRow | None
 
 
 def tally(have: Tally, before: TrialRow | None, after: TrialRow) -> Tally:
-    """Count what a trial has become."""
+    """Count what a trial has become since `before`."""
+    if before is not None and before.stage == after.stage:
+        return have
     if after.phase == "confirmation":
         return have.model_copy(update={"confirmations": have.confirmations + (after.stage != "waiting")})
     if before is None:

@@ -13,6 +13,7 @@ from redis.retry import Retry
 from tars.runtime import view_changes as keys
 from tars.runtime.view_changes import Changes, Sessions
 from tars.schemas.message import Frozen
+from tars.schemas.streams import STREAMS
 from tars.schemas.views import (
     AgentPoint,
     AgentRow,
@@ -230,7 +231,7 @@ _WRITE: Final = """
 local epoch, want, last, cap = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
 local have = 0
-if found[1] == epoch then have = tonumber(found[2]) end
+if found[1] == epoch then have = tonumber(found[2]) elseif found[1] then have = -1 end
 if have ~= want then return {0, have} end
 local i = 5
 local patterns = tonumber(ARGV[i])
@@ -285,6 +286,24 @@ return {1, last}
 """
 
 
+# KEYS[1]: the stream's cursor. ARGV: epoch, where the stream ends, "1" where it may lose its end, patterns of every
+# key of TARS. Rows of another epoch, or of messages that the stream does not have, are removed.
+_OPEN: Final = """
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
+if not found[1] then return 0 end
+local have, last = tonumber(found[2]), tonumber(ARGV[2])
+if found[1] == ARGV[1] and have <= last then return have end
+if found[1] == ARGV[1] and ARGV[3] == '1' then
+  redis.call('HSET', KEYS[1], 'sequence', last)
+  return last
+end
+for p = 4, #ARGV do
+  for _, key in ipairs(redis.call('KEYS', ARGV[p])) do redis.call('DEL', key) end
+end
+return 0
+"""
+
+
 class RedisWriter:
     """Writes a stream's changes and its position in one step, so that killed or doubled writers change nothing."""
 
@@ -294,6 +313,16 @@ class RedisWriter:
         )
         self._cap = cap
         self._write = self._redis.register_script(_WRITE)
+        self._open = self._redis.register_script(_OPEN)
+
+    async def open(self, stream: str, epoch: str, last: int) -> int:
+        """Return up to which sequence of this stream rows are written, 0: none. `last`: where the stream ends.
+
+        Rows of another epoch are removed, of every stream: Redis shows one ledger, and its database is TARS's alone.
+        """
+        lossy = "1" if STREAMS[stream].asynchronous else "0"
+        arguments: list[str | int | float] = [epoch, last, lossy, *keys.OWNED]
+        return int(await cast("Any", self._open(keys=[keys.cursor(stream)], args=arguments)))
 
     async def position(self, stream: str, epoch: str) -> int:
         """Return up to which sequence of this stream rows are written; 0: nothing, or of another ledger."""

@@ -26,7 +26,7 @@ from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialRepor
 from tars.schemas.update import ApproveUpdate, ProposeUpdate, RejectUpdate, UpdateEvent
 from tars.sync_worker.lifecycle import Facts, decide, replay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # the quick tier has test_crashes.py
 AGENT_IDS = ("a", "b", "c")
 
 
