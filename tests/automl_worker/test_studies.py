@@ -119,6 +119,7 @@ async def test_a_study_can_be_stopped_and_asks_nothing_more(bus: Bus, workers: W
         await send(bus, StopStudy(study_id="other"))
 
 
+@pytest.mark.slow
 async def test_a_coordinator_that_dies_is_followed_by_another_with_the_same_trials(bus: Bus, workers: Workers) -> None:
     first = workers.start(app.worker)
     trainer = workers.start(trainer_app.worker)
@@ -134,6 +135,7 @@ async def test_a_coordinator_that_dies_is_followed_by_another_with_the_same_tria
     await is_whole(bus)
 
 
+@pytest.mark.slow
 async def test_a_trial_that_cannot_be_trained_fails_alone_and_the_others_count(bus: Bus, workers: Workers) -> None:
     good = RunTrial(
         study_id="s", number=0, phase="search", algorithm="dqn", environment="policy",

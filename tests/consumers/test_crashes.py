@@ -21,7 +21,7 @@ from tars.runtime.settings import Settings
 from tars.runtime.view_store import MemoryViews, RedisViews
 from tars.schemas.message import Message
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 STREAMS = ("EVENTS", "TRIALS", "REPORTS")
 CAP = 25
 PATIENCE = 60.0

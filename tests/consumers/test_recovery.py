@@ -17,7 +17,7 @@ from tars.runtime.settings import Settings
 from tars.runtime.view_changes import Changes
 from tars.runtime.view_store import MemoryViews, RedisViews, RedisWriter
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 EPOCH, OTHER = "this ledger", "another ledger"
 
 

@@ -20,7 +20,7 @@ from tars.runtime.servers import Server, start_nats
 from tars.schemas.message import Answer
 from tars.schemas.update import ApproveUpdate, UpdateConfirmed
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 APPROVE = ApproveUpdate(update_id="u1")
 
 

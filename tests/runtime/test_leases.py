@@ -74,6 +74,7 @@ async def test_a_process_runs_to_its_end_and_its_lease_is_acknowledged(bus: Bus)
     assert info.num_ack_pending == 0
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_stopping_holder_gives_back_and_the_next_one_goes_on(bus: Bus) -> None:
     await release(bus, "u1")
@@ -89,6 +90,7 @@ async def test_a_stopping_holder_gives_back_and_the_next_one_goes_on(bus: Bus) -
     assert {event.holder for event in history.events if isinstance(event, UpdateResumed)} == {"h1", "h2"}
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_holder_that_slept_past_its_lease_stops_at_its_next_append(
     bus: Bus, monkeypatch: pytest.MonkeyPatch

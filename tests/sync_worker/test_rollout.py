@@ -145,6 +145,7 @@ async def test_a_read_back_that_differs_takes_the_values_back_everywhere(bus: Bu
     assert last.unreached == {}
 
 
+@pytest.mark.slow
 async def test_an_agent_that_says_nothing_takes_the_update_back_and_is_named(bus: Bus, fleet: Fleet) -> None:
     await fleet.join(Learner("a"))
     await release(bus)
@@ -155,6 +156,7 @@ async def test_an_agent_that_says_nothing_takes_the_update_back_and_is_named(bus
     assert last.unreached == {"b": "it did not accept within 0.5 s"}
 
 
+@pytest.mark.slow
 async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Fleet) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
@@ -168,6 +170,7 @@ async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Fleet) 
     assert (await configurations(bus, "b"))[-1].values == VALUES
 
 
+@pytest.mark.slow
 async def test_of_two_updates_for_one_agent_the_second_is_taken_back_and_told_why(bus: Bus, fleet: Fleet) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
@@ -198,6 +201,7 @@ class Mortal(Lease[UpdateEvent]):
         return await super().append(decide)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lives", range(3))
 async def test_a_rollout_killed_between_two_steps_ends_the_same_and_configures_once(
     bus: Bus, fleet: Fleet, lives: int
