@@ -1,6 +1,5 @@
 """What a decision about an update needs beside its journal."""
 
-from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -12,32 +11,29 @@ from tars.runtime.running_agents import running_agents
 from tars.runtime.settings import Settings
 from tars.schemas.message import Envelope
 from tars.schemas.running import RunningAgent
-from tars.schemas.update import ProposeUpdate, UpdateCommand, UpdateEvent
-from tars.sync_worker.lifecycle import Facts, Update
-from tars.sync_worker.lifecycle import replay as replay_update
+from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, UpdateCommand, UpdateEvent
+from tars.sync_worker.lifecycle import Facts, replay
 
 MINUTE = timedelta(minutes=1)
 
 
 class RateLimit:
-    """Counts each sender's commands over the last minute, by stored times; one count for each process."""
+    """Lets each sender's commands through up to a number in any minute of stored time; one count for each process."""
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
-        self._sent: dict[str, deque[tuple[datetime, str]]] = {}
+        self._let_through: dict[str, dict[str, datetime]] = {}
 
     def exceeds(self, envelope: Envelope) -> bool:
-        """Count this command, once however often it is delivered, and say whether it is one too many."""
+        """Say whether this command is one too many; one that was let through counts once, however often it comes."""
         if self._per_minute == 0:
             return False
-        sent = self._sent.setdefault(envelope.by.principal, deque())
-        while sent and envelope.time - sent[0][0] > MINUTE:
-            sent.popleft()
-        ids = [command_id for _, command_id in sent]
-        if envelope.id in ids:
-            return ids.index(envelope.id) >= self._per_minute
-        sent.append((envelope.time, envelope.id))
-        return len(sent) > self._per_minute
+        earlier = self._let_through.get(envelope.by.principal, {})
+        recent = {command_id: time for command_id, time in earlier.items() if envelope.time - time < MINUTE}
+        if envelope.id not in recent and len(recent) >= self._per_minute:
+            return True
+        self._let_through[envelope.by.principal] = {**recent, envelope.id: envelope.time}
+        return False
 
 
 async def gather(
@@ -48,18 +44,22 @@ async def gather(
     rate_limit: Annotated[RateLimit, Context()],
 ) -> Facts:
     """Read who is concerned, and what the settings say, for a command that arrived."""
-    if isinstance(command, ProposeUpdate):
-        concerned: Iterable[str] = command.agents
-    else:
-        history: History[UpdateEvent] = await journal.read("update", command.update_id)
-        concerned = agents_of(replay_update(history.events))
-    agents = await running_agents(journal, concerned)
-    return facts_of(envelope, settings, agents, too_many=rate_limit.exceeds(envelope))
+    too_many = rate_limit.exceeds(envelope)
+    agents = {} if too_many else await running_agents(journal, await _concerned(command, journal))
+    return facts_of(envelope, settings, agents, too_many=too_many)
 
 
-def agents_of(update: Update) -> tuple[str, ...]:
-    """Return the agents of an update; none of one that nobody proposed."""
-    return tuple(update.proposal.base) if update.proposal else ()
+async def _concerned(command: UpdateCommand, journal: Journal) -> Iterable[str]:
+    """The agents that the decision asks about: a rejection and a request to roll back ask about none."""
+    match command:
+        case ProposeUpdate():
+            return command.agents
+        case ApproveUpdate() | ApplyUpdate():
+            history: History[UpdateEvent] = await journal.read("update", command.update_id)
+            proposal = replay(history.events).proposal
+            return proposal.base if proposal else ()
+        case _:
+            return ()
 
 
 def facts_of(

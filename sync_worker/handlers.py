@@ -1,6 +1,7 @@
 """Where messages enter and leave the sync worker."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Annotated
 
 from faststream import AckPolicy, Context, Depends
@@ -18,6 +19,7 @@ from tars.sync_worker.facts import facts_of, gather
 from tars.sync_worker.lifecycle import Facts, decide, replay
 
 router = NatsRouter()
+ID_LENGTH = 64
 ONE_AT_A_TIME = PullSub(batch_size=1, timeout=1)
 
 
@@ -86,5 +88,6 @@ def champion_update(study: Sequence[StudyEvent], finished: StudyFinished) -> tup
 
 
 def update_id_of(study_id: str) -> str:
-    """Return the id of the update that a study's champion becomes: `u-<study>`, cut to an id's length."""
-    return f"u-{study_id}"[:64]
+    """Return the id of the update that a study's champion becomes: `u-<study>`, where that is too long its hash."""
+    plain = f"u-{study_id}"
+    return plain if len(plain) <= ID_LENGTH else f"{plain[:47]}-{sha256(study_id.encode()).hexdigest()[:16]}"

@@ -42,10 +42,12 @@ from tars.schemas.update import (
     UpdateSuperseded,
     content_of,
 )
-from tars.sync_worker.validation import Proposal, moved, objections
+from tars.sync_worker.validation import Proposal, changed, moved, objections
 
 EXPIRY: Final = timedelta(days=7)
 """How long a proposal may wait for its approval, unless it says otherwise."""
+
+LATE: Final = "it came after its deadline"
 
 
 class Stage(StrEnum):
@@ -68,6 +70,8 @@ class Stage(StrEnum):
 
 RELEASED_STAGES: Final = frozenset({Stage.RELEASED, Stage.RELOADING, Stage.RELOADED, Stage.CONFIRMED})
 """The agents run, or are about to run, the new values: it can only be rolled back."""
+GOING_OUT: Final = frozenset({Stage.RELEASED, Stage.RELOADING, Stage.RELOADED})
+"""Approved, and on its way to its agents."""
 OVER: Final = frozenset({Stage.REFUSED, Stage.REJECTED, Stage.SUPERSEDED, Stage.ROLLED_BACK, Stage.FAILED})
 
 
@@ -105,19 +109,22 @@ class Facts:
     """The agents concerned, as their own events tell; one that never started is not in it."""
 
 
-def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:
+def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:  # noqa: PLR0911 - one for each command
     """Say what happens because of `command`.
 
-    Raises Refused for a command about an update that nobody proposed.
+    Raises Refused, which leaves no event, for a command about an update that nobody proposed, and for one over the rate
+    limit: an event for each would let a flood fill a ledger that is kept for ever.
     """
+    if facts.too_many:
+        raise Refused(f"{facts.by.principal} sends more commands a minute than RATE_LIMIT_PER_MINUTE allows")
     if isinstance(command, ProposeUpdate):
         return _propose(state, command, facts)
+    if state.stage is Stage.UNKNOWN:
+        raise Refused(f"there is no update {command.update_id}")
     if state.proposal is None:
-        raise Refused(
-            f"there is no update {command.update_id}" + (", its proposal was refused" * (state.stage is Stage.REFUSED))
-        )
-    if reasons := _untimely(facts):
-        return [_refusal(command, facts, *reasons)]
+        return [_refusal(command, facts, "its proposal was refused: propose again under a new id")]
+    if facts.late:
+        return [_refusal(command, facts, LATE)]
     match command:
         case ApproveUpdate():
             return _approve(state, state.proposal, command, facts)
@@ -131,22 +138,14 @@ def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEv
             assert_never(command)
 
 
-def _untimely(facts: Facts) -> tuple[str, ...]:
-    late = ("it came after its deadline",) if facts.late else ()
-    return late + (
-        ("its sender sends more commands a minute than RATE_LIMIT_PER_MINUTE allows",) if facts.too_many else ()
-    )
-
-
 def _refusal(command: UpdateCommand, facts: Facts, *reasons: str) -> UpdateCommandRefused:
     return UpdateCommandRefused(update_id=command.update_id, by=facts.by, command=command.kind, reasons=reasons)
 
 
 def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[UpdateEvent]:
     base = command.base if command.base is not None else {a: r.heard for a, r in facts.agents.items()}
-    content = content_of(command.values, base, command.evidence)
     if state.proposal is not None:
-        same = state.proposal.content == content
+        same = _asks_for_the_same(command, state.proposal)
         return [] if same else [_refusal(command, facts, "another update has this id")]
     if state.stage is not Stage.UNKNOWN:
         return [_refusal(command, facts, f"update is {state.stage}: propose again under a new id")]
@@ -154,7 +153,7 @@ def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[Update
     proposal = Proposal(
         command.agents, command.values, base, command.evidence, expires_at, facts.time, facts.agents, facts.strictness
     )
-    reasons = _untimely(facts) or tuple(objections(proposal))
+    reasons = (LATE,) if facts.late else tuple(objections(proposal))
     if reasons:
         refused = UpdateRefused(
             update_id=command.update_id, by=facts.by, reasons=reasons, agents=command.agents, values=command.values
@@ -171,9 +170,18 @@ def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[Update
         reason=command.reason,
         expires_at=expires_at,
         strictness=facts.strictness,
-        content=content,
+        content=content_of(command.values, base, command.evidence),
     )
     return [proposed, *_approve_by_mode(proposed, facts)]
+
+
+def _asks_for_the_same(command: ProposeUpdate, proposed: UpdateProposed) -> bool:
+    """Without a base of its own it means the versions of then, which may have moved since."""
+    return (
+        (command.values, command.evidence) == (proposed.values, proposed.evidence)
+        and set(command.agents) == set(proposed.base)
+        and command.base in (None, proposed.base)
+    )
 
 
 def _approve_by_mode(proposed: UpdateProposed, facts: Facts) -> list[UpdateEvent]:
@@ -190,20 +198,33 @@ def _approve_by_mode(proposed: UpdateProposed, facts: Facts) -> list[UpdateEvent
 
 
 def _approve(state: Update, proposal: UpdateProposed, command: ApproveUpdate, facts: Facts) -> list[UpdateEvent]:
-    if state.stage in {Stage.APPROVED, *RELEASED_STAGES} and state.approved_by == facts.by:
+    wished = (state.approved_by, state.held) == (facts.by, command.hold)
+    if wished and state.stage in {Stage.APPROVED, *GOING_OUT}:
         return []  # said twice; saying yes again changes nothing
     if state.stage is not Stage.PENDING:
-        return [_refusal(command, facts, f"update is {state.stage}")]
-    if facts.time > proposal.expires_at:
-        return [_refusal(command, facts, f"it expired at {proposal.expires_at:%Y-%m-%d %H:%M} UTC: propose it again")]
+        hint = " on hold: apply it, or reject it" if state.stage is Stage.APPROVED else ""
+        return [_refusal(command, facts, f"update is {state.stage}{hint}")]
     if facts.four_eyes and facts.by.principal == proposal.by.principal:
         return [_refusal(command, facts, "four eyes: who proposed it may not approve it")]
-    if reasons := moved(proposal.base, facts.agents):
-        return [UpdateSuperseded(update_id=command.update_id, by=facts.by, reasons=tuple(reasons))]
+    if hindered := _hindered(proposal, command, facts):
+        return hindered
     approved = UpdateApproved(
         update_id=command.update_id, by=facts.by, mode="manual", reason=command.reason, hold=command.hold
     )
     return [approved] if command.hold else [approved, UpdateReleased(update_id=command.update_id, by=facts.by)]
+
+
+def _hindered(proposal: UpdateProposed, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:
+    """Why a pending or held update cannot go on now; empty: it can."""
+    if facts.time > proposal.expires_at:
+        return [_refusal(command, facts, f"it expired at {proposal.expires_at:%Y-%m-%d %H:%M} UTC: propose it again")]
+    agents = facts.agents
+    if reasons := moved(proposal.base, agents) or changed(proposal.before, agents):
+        superseded = UpdateSuperseded(update_id=command.update_id, by=facts.by, reasons=tuple(reasons))
+        return [_refusal(command, facts, *reasons), superseded]  # who asked is told no, with the reasons
+    if stopped := [name for name in proposal.base if name not in agents or not agents[name].alive]:
+        return [_refusal(command, facts, f"{', '.join(stopped)} does not run: ask again when it does")]
+    return []
 
 
 def _reject(state: Update, command: RejectUpdate, facts: Facts) -> list[UpdateEvent]:
@@ -215,14 +236,12 @@ def _reject(state: Update, command: RejectUpdate, facts: Facts) -> list[UpdateEv
 
 
 def _apply(state: Update, proposal: UpdateProposed, command: ApplyUpdate, facts: Facts) -> list[UpdateEvent]:
-    if state.stage in RELEASED_STAGES and state.held:
+    if state.held and state.stage in GOING_OUT:
         return []
     if state.stage is not Stage.APPROVED:
         why = "approve it first" if state.stage is Stage.PENDING else "only an update approved on hold is applied"
         return [_refusal(command, facts, f"update is {state.stage}: {why}")]
-    if reasons := moved(proposal.base, facts.agents):
-        return [UpdateSuperseded(update_id=command.update_id, by=facts.by, reasons=tuple(reasons))]
-    return [UpdateReleased(update_id=command.update_id, by=facts.by)]
+    return _hindered(proposal, command, facts) or [UpdateReleased(update_id=command.update_id, by=facts.by)]
 
 
 def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[UpdateEvent]:

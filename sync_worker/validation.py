@@ -7,7 +7,7 @@ from datetime import datetime
 from tars.schemas import bounds
 from tars.schemas.bounds import Strictness
 from tars.schemas.evidence import Evidence
-from tars.schemas.hyperparameters import ALGORITHMS, Value, same
+from tars.schemas.hyperparameters import ALGORITHMS, Value, Values, all_same, same
 from tars.schemas.running import RunningAgent
 
 Agents = Mapping[str, RunningAgent]
@@ -124,13 +124,22 @@ def objections(proposal: Proposal) -> list[str]:
 
 
 def moved(base: Mapping[str, int], agents: Agents) -> list[str]:
-    """Which agents have heard of another configuration since, or no longer run."""
+    """Which agents have heard of another configuration since."""
     reasons = []
     for name, version in base.items():
         agent = agents.get(name)
         if agent is not None and agent.heard != version:
             reasons.append(f"{name} has moved on: it is at version {agent.heard}, this was made for {version}")
     return reasons
+
+
+def changed(before: Mapping[str, Values], agents: Agents) -> list[str]:
+    """Which agents run other values than those that `before` gives, at whatever version: their code was changed."""
+    return [
+        f"{name} runs other values than when this was proposed"
+        for name, values in before.items()
+        if name in agents and not all_same(values, agents[name].values)
+    ]
 
 
 def _cannot_reload(name: str, agent: RunningAgent | None) -> str | None:

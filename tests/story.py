@@ -83,9 +83,9 @@ class Story:
         for part in parts:
             assert part in text
 
-    def then_unknown(self) -> None:
-        """An answer alone: there is no history to write into."""
-        with pytest.raises(Refused, match="there is no update"):
+    def then_answered(self, words: str) -> None:
+        """An answer alone, which leaves no event."""
+        with pytest.raises(Refused, match=words):
             self.events()
 
 

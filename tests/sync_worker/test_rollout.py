@@ -2,15 +2,17 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import pytest
+from nats.aio.msg import Msg
 
 from story import ADA, AGENTS, CHANGE, NOW, VALUES
 from tars.agents.host import Applied, LiveAgent, Reload
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
-from tars.runtime.leases import Lease, hold
+from tars.runtime.leases import RESUMPTIONS, Lease, hold
 from tars.schemas.agent import ConfigureAgent
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
 from tars.schemas.streams import configure_subject
@@ -19,8 +21,10 @@ from tars.schemas.update import (
     UpdateApproved,
     UpdateConfirmed,
     UpdateEvent,
+    UpdateFailed,
     UpdateReleased,
     UpdateReloaded,
+    UpdateResumed,
     UpdateRollBackRequested,
     UpdateRolledBack,
 )
@@ -37,8 +41,10 @@ class Learner:
     algorithm: AlgorithmName | None = "dqn"
     role = "policy"
 
-    def __init__(self, agent_id: str, reads: Callable[[dict[str, Value]], dict[str, Value]] = dict) -> None:
-        self.agent_id, self._reads = agent_id, reads
+    def __init__(
+        self, agent_id: str, reads: Callable[[dict[str, Value]], dict[str, Value]] = dict, weights: str = "w"
+    ) -> None:
+        self.agent_id, self._reads, self._weights = agent_id, reads, weights
         self._values = dict(VALUES)
 
     def values(self) -> dict[str, Value]:
@@ -49,7 +55,14 @@ class Learner:
 
     def reload(self, reload: Reload, applied: Callable[[Applied], None]) -> None:
         self._values = dict(reload.values)
-        applied(Applied(reload, self._reads(self._values), 1, "w", "w", 5, 5, 0.1))
+        applied(Applied(reload, self._reads(self._values), 1, "w", self._weights, 5, 5, 0.1))
+
+
+class Stuck(Learner):
+    """A learner that never comes to a boundary."""
+
+    def reload(self, reload: Reload, applied: Callable[[Applied], None]) -> None:
+        """It is heard, and never applied."""
 
 
 class Fleet:
@@ -58,10 +71,11 @@ class Fleet:
     def __init__(self, bus: Bus) -> None:
         self._bus, self._tasks = bus, list[asyncio.Task[None]]()
 
-    async def join(self, learner: Learner) -> None:
+    async def join(self, learner: Learner) -> LiveAgent:
         agent = LiveAgent(self._bus, learner)
         await agent.start(await agent.last_run())
         self._tasks.append(asyncio.create_task(agent.run()))
+        return agent
 
     async def leave(self) -> None:
         for task in self._tasks:
@@ -100,10 +114,10 @@ def rollout(bus: Bus) -> Rollout:
     return Rollout(bus, accept_seconds=0.5, apply_seconds=1.0)
 
 
-async def ended(bus: Bus, *stages: Stage) -> tuple[UpdateEvent, ...]:
+async def ended(bus: Bus, *stages: Stage, update_id: str = "u") -> tuple[UpdateEvent, ...]:
     async with asyncio.timeout(15):
         while True:
-            history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+            history: History[UpdateEvent] = await Journal(bus).read("update", update_id)
             if replay(history.events).stage in stages:
                 return history.events
             await asyncio.sleep(0.02)
@@ -120,6 +134,48 @@ async def run(bus: Bus, *stages: Stage) -> tuple[UpdateEvent, ...]:
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)
     return events
+
+
+class Dies(Exception):
+    """The process ends here."""
+
+
+class Interrupted(Lease[UpdateEvent]):
+    """A lease during whose appends, counted from 0, something else happens first; an error there ends its holder."""
+
+    happens: Callable[[int], Awaitable[None]]
+    appends = 0
+
+    async def append(self, decide: Callable[[History[UpdateEvent]], Sequence[UpdateEvent]]) -> tuple[UpdateEvent, ...]:
+        await self.happens(self.appends)
+        self.appends += 1
+        return await super().append(decide)
+
+
+async def interrupted(bus: Bus, happens: Callable[[int], Awaitable[None]]) -> Msg:
+    """Begin a rollout whose holder is interrupted; return its leasing message, to be given back."""
+    subscription = await bus.jetstream.pull_subscribe_bind(consumer="run-rollout", stream="EVENTS")
+    [message] = await subscription.fetch(1, timeout=5)
+    lease = Interrupted(bus, message, "first")
+    lease.happens = happens
+    with suppress(Dies):
+        await rollout(bus)(lease)
+    return message
+
+
+def dies_at(append: int) -> Callable[[int], Awaitable[None]]:
+    async def happens(number: int) -> None:
+        if number == append:
+            raise Dies
+
+    return happens
+
+
+async def confirmed(bus: Bus) -> None:
+    """Run a rollout by hand: a cancelled holder's last request would take the next lease with it."""
+    message = await interrupted(bus, dies_at(-1))
+    await message.ack_sync()
+    await ended(bus, Stage.CONFIRMED)
 
 
 async def test_every_agent_is_configured_with_the_whole_set_and_read_back(bus: Bus, fleet: Fleet) -> None:
@@ -161,7 +217,7 @@ async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Fleet) 
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
-    await run(bus, Stage.CONFIRMED)
+    await confirmed(bus)
     await request_back(bus)
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
@@ -176,48 +232,158 @@ async def test_of_two_updates_for_one_agent_the_second_is_taken_back_and_told_wh
         await fleet.join(Learner(name))
     await release(bus, "first")
     await release(bus)
-    last = (await run(bus, Stage.ROLLED_BACK, Stage.CONFIRMED))[-1]
-    first: History[UpdateEvent] = await Journal(bus).read("update", "first")
-    stages = {replay(first.events).stage, Stage.CONFIRMED if isinstance(last, UpdateConfirmed) else Stage.ROLLED_BACK}
-    assert stages == {Stage.CONFIRMED, Stage.ROLLED_BACK}
-    loser = last if isinstance(last, UpdateRolledBack) else first.events[-1]
-    assert isinstance(loser, UpdateRolledBack)
-    assert "its base moved" in loser.reason
-
-
-class Dies(Exception):
-    """The process ends here."""
-
-
-class Mortal(Lease[UpdateEvent]):
-    """A lease whose holder dies after so many appends."""
-
-    lives = 0
-
-    async def append(self, decide: Callable[[History[UpdateEvent]], Sequence[UpdateEvent]]) -> tuple[UpdateEvent, ...]:
-        if Mortal.lives == 0:
-            raise Dies
-        Mortal.lives -= 1
-        return await super().append(decide)
+    holding = asyncio.create_task(hold(bus, "run-rollout", "h", rollout(bus), ack_wait=2))
+    ends = [(await ended(bus, Stage.ROLLED_BACK, Stage.CONFIRMED, update_id=name))[-1] for name in ("first", "u")]
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    (loser,) = (event for event in ends if isinstance(event, UpdateRolledBack))
+    (winner,) = (event for event in ends if isinstance(event, UpdateConfirmed))
+    assert loser.reason.startswith("a: its base moved")
+    assert {c.update_id for name in ("a", "b") for c in await configurations(bus, name)} == {winner.update_id}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lives", range(3))
+async def test_weights_that_change_during_a_reload_take_it_back(bus: Bus, fleet: Fleet) -> None:
+    await fleet.join(Learner("a"))
+    await fleet.join(Learner("b", weights="other"))
+    await release(bus)
+    last = (await run(bus, Stage.ROLLED_BACK))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert last.reason == "b: its weights changed during the reload"
+
+
+async def test_an_agent_that_stops_before_it_reads_back_takes_the_update_back(bus: Bus, fleet: Fleet) -> None:
+    await fleet.join(Learner("a"))
+    stuck = await fleet.join(Stuck("b"))
+    await release(bus)
+    patient = Rollout(bus, accept_seconds=1.0, apply_seconds=1000.0)
+    holding = asyncio.create_task(hold(bus, "run-rollout", "h", patient, ack_wait=2))
+    while not await configurations(bus, "b"):
+        await asyncio.sleep(0.02)
+    await fleet.leave()
+    await stuck.stop("finished")
+    await ended(bus, Stage.ROLLING_BACK, Stage.ROLLED_BACK)
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    request = next(event for event in history.events if isinstance(event, UpdateRollBackRequested))
+    assert request.reason == "b: it stopped (finished) before it read back"
+
+
+@pytest.mark.slow
+async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(bus: Bus, fleet: Fleet) -> None:
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+    await confirmed(bus)
+    (ours,) = await Journal(bus).messages("AGENTS", configure_subject("a"))
+    later = ours.event.model_copy(update={"update_id": "later", "base": ours.sequence})
+    await bus.publish(later, id="later.a.update", after=(configure_subject("a"), ours.sequence))
+    await request_back(bus)
+    last = (await run(bus, Stage.ROLLED_BACK))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert last.unreached == {"a": "it was configured by later.a.update since: roll that back first"}
+    assert [back.agent_id for back in last.read_backs] == ["b"]
+    assert [c.update_id for c in await configurations(bus, "a")] == ["u", "later"]
+
+
+class Slow(Rollout):
+    """A rollout that is held up just before it configures the second agent."""
+
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def _send(self, command: ConfigureAgent) -> int:
+        if (command.agent_id, command.purpose) == ("b", "update"):
+            self.reached.set()
+            await self.go_on.wait()
+        return await super()._send(command)
+
+
+async def test_what_is_taken_back_while_it_is_being_sent_reaches_no_further_agent(bus: Bus, fleet: Fleet) -> None:
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+    Slow.reached, Slow.go_on = asyncio.Event(), asyncio.Event()
+    slow = Slow(bus, accept_seconds=0.5, apply_seconds=1.0)
+    holding = asyncio.create_task(hold(bus, "run-rollout", "h", slow, ack_wait=2))
+    await Slow.reached.wait()
+    await request_back(bus)
+    last = (await ended(bus, Stage.ROLLED_BACK))[-1]
+    Slow.go_on.set()
+    await asyncio.sleep(0.1)
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    assert isinstance(last, UpdateRolledBack)
+    assert last.unreached == {}
+    assert [c.purpose for c in await configurations(bus, "a")] == ["update", "rollback"]
+    assert [c.purpose for c in await configurations(bus, "b")] == ["rollback"]
+
+
+async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus, fleet: Fleet) -> None:
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+
+    async def happens(number: int) -> None:
+        if number == 1:  # after its resumption, before its start
+            await request_back(bus)
+
+    message = await interrupted(bus, happens)
+    await message.ack_sync()
+    last = (await run(bus, Stage.ROLLED_BACK))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert (last.read_backs, last.unreached) == ((), {})
+    assert await configurations(bus, "a") == await configurations(bus, "b") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("append", range(3))
 async def test_a_rollout_killed_between_two_steps_ends_the_same_and_configures_once(
-    bus: Bus, fleet: Fleet, lives: int
+    bus: Bus, fleet: Fleet, append: int
 ) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
-    subscription = await bus.jetstream.pull_subscribe_bind(consumer="run-rollout", stream="EVENTS")
-    [message] = await subscription.fetch(1, timeout=5)
-    Mortal.lives = lives
-    dead = Mortal(bus, message, "dead")
-    with pytest.raises(Dies):
-        await rollout(bus)(dead)
+    message = await interrupted(bus, dies_at(append))
     await message.nak()
     events = await run(bus, Stage.CONFIRMED)
     assert isinstance(events[-1], UpdateConfirmed)
     for name in ("a", "b"):
         assert Counter(c.purpose for c in await configurations(bus, name)) == {"update": 1}
     assert sum(isinstance(event, UpdateConfirmed) for event in events) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("append", range(2))
+async def test_a_way_back_killed_between_two_steps_ends_the_same_and_configures_once(
+    bus: Bus, fleet: Fleet, append: int
+) -> None:
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+    await confirmed(bus)
+    await request_back(bus)
+    message = await interrupted(bus, dies_at(append))
+    await message.nak()
+    last = (await run(bus, Stage.ROLLED_BACK))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert {back.agent_id for back in last.read_backs} == {"a", "b"}
+    for name in ("a", "b"):
+        assert Counter(c.purpose for c in await configurations(bus, name)) == {"update": 1, "rollback": 1}
+
+
+@pytest.mark.slow
+async def test_a_rollout_whose_holders_keep_dying_is_taken_back_and_fails(bus: Bus, fleet: Fleet) -> None:
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+    message = await interrupted(bus, dies_at(2))
+    for delivery in range(RESUMPTIONS):
+        history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+        resumed = UpdateResumed(update_id="u", holder=f"dead-{delivery}", delivery=2)
+        await Journal(bus).append([resumed], history, cause=f"dead-{delivery}")
+    await message.nak()
+    last = (await run(bus, Stage.FAILED))[-1]
+    assert isinstance(last, UpdateFailed)
+    assert last.error == "given up: its holders kept dying without a step; taken back on 2 agents"
+    assert [c.purpose for c in await configurations(bus, "a")] == ["update", "rollback"]

@@ -1,0 +1,176 @@
+"""Commands and champions through a real sync worker on a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from story import ADA, BOB, CHANGE, VALUES, evidence
+from tars.runtime.bus import Bus
+from tars.runtime.journal import History, Journal
+from tars.runtime.settings import Settings
+from tars.schemas.agent import AgentStarted
+from tars.schemas.evidence import Evidence, Verdict
+from tars.schemas.message import Answer, By
+from tars.schemas.study import StudyFinished, StudyStarted
+from tars.schemas.update import (
+    ApproveUpdate,
+    ProposeUpdate,
+    RejectUpdate,
+    UpdateCommand,
+    UpdateEvent,
+    UpdateProposed,
+)
+from tars.sync_worker.app import worker
+from tars.sync_worker.handlers import update_id_of
+
+pytestmark = pytest.mark.anyio
+PROPOSE = ProposeUpdate(update_id="u", agents=("a",), values=CHANGE)
+UNPROVEN = {
+    "not better": evidence(Verdict.NOT_BETTER),
+    "surrogate": evidence(Verdict.BETTER, training="surrogate"),
+    "none": None,
+}
+
+
+@asynccontextmanager
+async def at_work(settings: Settings) -> AsyncIterator[None]:
+    """Let a sync worker work for the length of the block."""
+    serving = asyncio.create_task(worker(settings).serve(0))
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.fixture
+async def agent(bus: Bus) -> None:
+    """A live agent, as its own event tells."""
+    started = AgentStarted(
+        agent_id="a", run_id="r", role="policy", algorithm="dqn", world=None, values=VALUES, heard_version=0,
+        applied_version=0,
+    )  # fmt: skip
+    await bus.publish(started, id="a-started")
+
+
+async def ask(bus: Bus, command: UpdateCommand, command_id: str, by: By = ADA) -> Answer:
+    reply = f"tars.reply.test.{command_id}"
+    replies = await bus.client.subscribe(reply)
+    await bus.publish(command, id=command_id, by=by, reply=reply)
+    return Answer.model_validate_json((await replies.next_msg(timeout=10)).data)
+
+
+async def events_of(bus: Bus, update_id: str) -> tuple[UpdateEvent, ...]:
+    history: History[UpdateEvent] = await Journal(bus).read("update", update_id)
+    return history.events
+
+
+async def finish_study(bus: Bus, study_id: str, found: Evidence | None, *, target: bool = True) -> None:
+    """Put a study that BOB started, and its end, into the ledger."""
+    started = StudyStarted(
+        study_id=study_id, by=BOB, algorithm="dqn", environment="policy", base={"a": 0} if target else {},
+        incumbent=VALUES, searched=("learning_rate",), trials=1, quick=True, search_episodes=(1, 1),
+        full_episodes=(1, 1), sampler="tpe", seed=0, structural=False, threshold=0.03,
+    )  # fmt: skip
+    champion = {**VALUES, **CHANGE}
+    finished = StudyFinished(study_id=study_id, completed=1, failed=0, champion=champion, evidence=found)
+    await Journal(bus).append([started, finished], History("study", study_id), cause=f"study-{study_id}")
+
+
+async def nothing_waits(bus: Bus) -> None:
+    """Wait until every study's end was considered."""
+    async with asyncio.timeout(10):
+        while True:
+            info = await bus.jetstream.consumer_info("EVENTS", "propose-champion")
+            if info.num_pending == 0 and info.num_ack_pending == 0:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_of_an_approval_and_a_rejection_at_once_one_is_done_and_one_refused(
+    bus: Bus, settings: Settings, agent: None
+) -> None:
+    async with at_work(settings), at_work(settings):
+        assert (await ask(bus, PROPOSE, "c1")).done
+        answers = await asyncio.gather(
+            ask(bus, ApproveUpdate(update_id="u"), "c2"), ask(bus, RejectUpdate(update_id="u"), "c3", BOB)
+        )
+    kinds = [event.kind for event in await events_of(bus, "u")]
+    assert sorted(answer.done for answer in answers) == [False, True]
+    assert kinds.count("update.approved.v1") + kinds.count("update.rejected.v1") == 1
+    assert kinds.count("update.command-refused.v1") == 1
+
+
+async def test_an_unknown_update_is_answered_and_leaves_no_history(bus: Bus, settings: Settings) -> None:
+    async with at_work(settings):
+        answer = await ask(bus, ApproveUpdate(update_id="ghost"), "c1")
+    assert answer.reasons == ("there is no update ghost",)
+    assert await events_of(bus, "ghost") == ()
+
+
+async def test_an_approval_that_finds_the_agent_moved_on_is_told_why(bus: Bus, settings: Settings, agent: None) -> None:
+    async with at_work(settings):
+        await ask(bus, PROPOSE, "c1")
+        moved = AgentStarted(
+            agent_id="a", run_id="r2", role="policy", algorithm="dqn", world=None, values=VALUES, heard_version=7,
+            applied_version=7,
+        )  # fmt: skip
+        await bus.publish(moved, id="a-moved")
+        answer = await ask(bus, ApproveUpdate(update_id="u"), "c2")
+    assert answer.reasons == ("a has moved on: it is at version 7, this was made for 0",)
+    assert (await events_of(bus, "u"))[-1].kind == "update.superseded.v1"
+
+
+async def test_a_sender_over_its_rate_is_told_so(bus: Bus, settings: Settings, agent: None) -> None:
+    async with at_work(settings.model_copy(update={"rate_limit_per_minute": 1})):
+        assert (await ask(bus, PROPOSE, "c1")).done
+        answer = await ask(bus, RejectUpdate(update_id="u"), "c2")
+        assert (await ask(bus, RejectUpdate(update_id="u"), "c3", BOB)).done
+    assert answer.reasons == ("ada sends more commands a minute than RATE_LIMIT_PER_MINUTE allows",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "verbs"),
+    [
+        ("manual", ["proposed"]),
+        ("autonomous_threshold", ["proposed", "approved", "released"]),
+        ("autonomous_all", ["proposed", "approved", "released"]),
+    ],
+)
+async def test_a_champion_is_proposed_by_who_started_its_study(
+    bus: Bus, settings: Settings, agent: None, mode: str, verbs: list[str]
+) -> None:
+    await finish_study(bus, "s", evidence(Verdict.BETTER))
+    async with at_work(settings.model_copy(update={"approval_mode": mode})):
+        await nothing_waits(bus)
+        events = await events_of(bus, "u-s")
+    proposed = events[0]
+    assert isinstance(proposed, UpdateProposed)
+    assert (proposed.by, proposed.values, proposed.base, proposed.study_id) == (BOB, CHANGE, {"a": 0}, "s")
+    assert [event.kind.split(".")[1] for event in events][: len(verbs)] == verbs
+    assert len(events) >= len(verbs)
+    assert (len(events) == 1) == (mode == "manual")
+
+
+async def test_nothing_is_proposed_without_proof_or_target_or_when_it_is_switched_off(
+    bus: Bus, settings: Settings, agent: None
+) -> None:
+    for number, found in enumerate(UNPROVEN.values()):
+        await finish_study(bus, f"s{number}", found)
+    await finish_study(bus, "aimless", evidence(Verdict.BETTER), target=False)
+    async with at_work(settings.model_copy(update={"approval_mode": "autonomous_all"})):
+        await nothing_waits(bus)
+    await finish_study(bus, "off", evidence(Verdict.BETTER))
+    async with at_work(settings.model_copy(update={"hyperparam_sync_enabled": False})):
+        await nothing_waits(bus)
+    for study_id in ("s0", "s1", "s2", "aimless", "off"):
+        assert await events_of(bus, f"u-{study_id}") == ()
+
+
+def test_long_study_ids_that_differ_at_the_end_become_different_updates() -> None:
+    one, other = update_id_of("s" * 63 + "1"), update_id_of("s" * 63 + "2")
+    assert one != other
+    assert len(one) == len(other) == 64
+    assert update_id_of("s" * 62) == "u-" + "s" * 62
