@@ -145,7 +145,8 @@ def start_valkey(folder: Path, *, append_only: bool = False) -> Server:
 def _owned(folder: Path) -> Iterator[tuple[Path, int]]:
     """Make the folder and lock it, before anything in it is touched; raises StartError when it has an owner.
 
-    A server that inherits the lock's descriptor holds the folder as long as it lives.
+    A server that inherits the lock's descriptor holds the folder as long as it lives. The file holds the owner's pid
+    alone: ours until the server has its own.
     """
     try:
         home = folder.resolve()
@@ -157,17 +158,19 @@ def _owned(folder: Path) -> Iterator[tuple[Path, int]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.read(lock, 200).decode() or "another process"
-            raise StartError(f"{home} is in use by {owner}: stop it, or choose another folder") from error
-        _write_owner(lock, f"the process with pid {os.getpid()}")
+            owner = os.read(lock, 32).decode() or "unknown"
+            raise StartError(
+                f"{home} is in use by the process with pid {owner}: stop it, or choose another folder"
+            ) from error
+        _write_owner(lock, os.getpid())
         yield home, lock
     finally:
         os.close(lock)
 
 
-def _write_owner(lock: int, owner: str) -> None:
+def _write_owner(lock: int, pid: int) -> None:
     os.ftruncate(lock, 0)
-    os.pwrite(lock, owner.encode(), 0)
+    os.pwrite(lock, str(pid).encode(), 0)
 
 
 def _spawn(name: str, command: Sequence[str], home: Path, lock: int) -> Guarded:
@@ -177,7 +180,7 @@ def _spawn(name: str, command: Sequence[str], home: Path, lock: int) -> Guarded:
     with log_file.open("wb") as log:
         process = Guarded(command, output=log.fileno(), grace=STOP_SECONDS, cwd=home, keep=[lock])
     try:
-        _write_owner(lock, f"{name} with pid {process.pid}, which the process with pid {os.getpid()} started")
+        _write_owner(lock, process.pid)
     except OSError as error:
         raise StartError(f"{name} did not start: {error}") from error
     return process

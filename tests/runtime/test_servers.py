@@ -60,12 +60,12 @@ def test_a_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_owner_and_the_second_is_told_who(nats_server: Server) -> None:
-    with pytest.raises(StartError, match=f"{nats_server.folder} is in use by nats-server with pid {nats_server.pid}"):
+    with pytest.raises(StartError, match=f"{nats_server.folder} is in use by the process with pid {nats_server.pid}"):
         start_nats(nats_server.folder)
 
 
 def test_a_refused_second_start_does_not_touch_the_first(valkey: Server) -> None:
-    with pytest.raises(StartError, match="in use by valkey"):
+    with pytest.raises(StartError, match="in use by the process with pid"):
         start_valkey(valkey.folder)
     assert pings(valkey)
 
