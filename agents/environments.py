@@ -1,7 +1,8 @@
 """P lanes of E copies of an environment, all stepped at once."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,107 +15,228 @@ from tars.agents.game import (
     ROLES,
     STATES,
     TICKS,
-    Game,
     Role,
+    adequacy,
     coordination_game,
     price,
 )
+from tars.agents.random_streams import RandomStreams
+from tars.schemas.bounds import PARALLEL
 
-COPIES: Final = 16
+COPIES: Final = PARALLEL
 """Parallel copies in a lane: an episode of a lane is HORIZON steps in each."""
-DRAWS: Final = 2
-"""Random numbers that one step of one copy uses up."""
-
-
-class DiscreteEnvironment(Protocol):
-    """States are numbers, so that a transition is four floats and an observation is a row of a table."""
-
-    actions: int
-    features: int
-    horizon: int
-    """Steps of an episode; its end is a time limit, not a terminal state, so learners bootstrap there."""
-
-    def start(self, uniform: Tensor) -> Tensor:
-        """States to begin in, of uniform numbers [P, E]."""
-
-    def step(self, state: Tensor, action: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """(next state, reward) [P, E], of uniform numbers [DRAWS, P, E]."""
-
-    def observe(self, state: Tensor) -> Tensor:
-        """[P, E] -> [P, E, features]."""
-
-    def score(self, reward: Tensor) -> Tensor:
-        """Normalise mean rewards per step: 0 the best constant action, 1 the best response."""
+CHANCE: Final = 0xC0FFEE
+"""Mixed into a lane's seed for its environment, so that chance and the learner's own draws are independent."""
 
 
 @dataclass(frozen=True)
-class Played:
-    """What an episode of joint play amounted to, per step."""
+class Discrete:
+    """An action is one of 0..n-1."""
 
-    scores: dict[str, float]
-    """Of each role, normalised."""
-    conflicts: dict[str, float]
-    latency: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """An action is `size` numbers in [-1, 1]; those outside are clipped by the environment."""
+
+    size: int
+
+
+Actions = Discrete | Continuous
+Policy = Callable[[Tensor], Tensor]
+"""States [P, n, width] -> actions [P, n] (of a discrete environment) or [P, n, size]."""
+
+
+class Transition(NamedTuple):
+    """One step of every copy [P, E]."""
+
+    action: Tensor
+    """[P, E], or [P, E, size] of a continuous environment."""
+    reward: Tensor
+    after: Tensor
+    """The state [P, E, width] that the action led to, before any reset."""
+    terminated: Tensor
+    """1 where the task ended there, so that nothing comes after; a time limit is no such end."""
+    cut: Tensor | None
+    """1 where an episode ended, by its task or its time limit; None: nowhere."""
+    state: Tensor
+    """The state to act in next: another one where the copy was reset."""
+
+
+class Environment(Protocol):
+    """What a population learns in. A state is `width` floats; one environment serves one population."""
+
+    name: str
+    actions: Actions
+    features: int
+    width: int
+    copies: int
+    horizon: int
+    """Vector steps of a lane's episode: the rhythm of reports, rungs, refills and reloads for a boundary."""
+    dtype: torch.dtype
+    device: torch.device
+
+    def open(self, seeds: Sequence[int]) -> None:
+        """Make as many lanes as there are seeds."""
+
+    def reseed(self, member: int, seed: int) -> None:
+        """Start one lane anew."""
+
+    def begin(self) -> Tensor:
+        """Begin an episode of every lane; the states to act in [P, E, width]."""
+
+    def step(self, action: Tensor) -> Transition:
+        """Act once in every copy."""
+
+    def observe(self, state: Tensor) -> Tensor:
+        """[P, B, width] -> [P, B, features]."""
+
+    def behaviour(self) -> Tensor:
+        """Score of what was done in the episode [P]."""
+
+    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Tensor:
+        """Score of a policy [P] over evaluation episodes; the same seeds, the same chance."""
+
+    def exact_score(self, policy: Policy) -> Tensor | None:
+        """The same without chance [P], where that is known."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it learnt of each lane [P, ...], as the tensors themselves."""
+
+    def random_state(self, member: int) -> Tensor | None:
+        """Where a lane's chance stands, as bytes; None: its copies cannot tell, and start anew."""
+
+    def set_random_state(self, member: int, state: Tensor) -> None:
+        """Go on from there."""
 
 
 class RoleEnvironment:
-    """One discrete role of the coordination game against the others' reference policies."""
+    """One role of the coordination game against the others' reference policies."""
 
-    def __init__(self, role: Role, dtype: torch.dtype = torch.float32) -> None:
-        if role not in ACTIONS:
-            raise ValueError(f"{role} has no discrete actions; choose among {', '.join(ACTIONS)}")
-        self.role, self.actions, self.features, self.horizon = role, ACTIONS[role], FEATURES, HORIZON
+    def __init__(self, role: Role, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
+        if role not in ROLES:
+            raise ValueError(f"{role} is no role of the game; choose among {', '.join(ROLES)}")
+        self.name = self.role = role
+        self.dtype, self.device = dtype, torch.device(device)
+        self.actions: Actions = Discrete(ACTIONS[role]) if role in ACTIONS else Continuous(1)
+        self.features, self.width, self.copies, self.horizon = FEATURES, 1, COPIES, HORIZON
         self._game = game = coordination_game()
-        outcome, reward = game.faced(role, game.reference)
-        self._cumulative = outcome.cumsum(-1)[..., : len(OUTCOMES) - 1].reshape(-1, len(OUTCOMES) - 1).to(dtype)
-        self._reward = reward.reshape(-1).to(dtype)
-        self._next = game.successor.reshape(-1)
-        self._observation = game.observation.to(dtype)
-        self._table = _joint_table(game, role)
+        self._next = game.successor.reshape(-1).to(self.device, dtype)
+        self._observation = game.observation.to(self.device, dtype)
+        self._start = game.start.to(self.device, dtype)
+        if role in ACTIONS:
+            outcome, reward = game.faced(role, game.reference)
+            self._cumulative, self._reward = self._flat(outcome), reward.reshape(-1).to(self.device, dtype)
+        else:
+            outcomes, rewards = game.faced_capacity(game.reference)
+            self._need = game.need.to(self.device, dtype)
+            self._cumulatives = [self._flat(part) for part in outcomes]  # affine, so their sums are
+            self._rewards = [part.reshape(-1).to(self.device, dtype) for part in rewards]
 
-    def start(self, uniform: Tensor) -> Tensor:
-        """One of the 16 start states for each number in [0, 1)."""
-        return self._game.start[(uniform * len(self._game.start)).long()]
+    def _flat(self, outcome: Tensor) -> Tensor:
+        last = len(OUTCOMES) - 1  # what is left is the last outcome's
+        return outcome.cumsum(-1)[..., :last].reshape(-1, last).to(self.device, self.dtype)
 
-    def step(self, state: Tensor, action: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw an outcome, then a tick; the reward is the expected one, so it is no draw."""
-        pair = state * self.actions + action
-        outcome = (uniform[0][..., None] >= self._cumulative[pair]).sum(-1)
-        tick = (uniform[1] * TICKS).long()
-        return self._next[(outcome * STATES + state) * TICKS + tick], self._reward[pair]
+    def open(self, seeds: Sequence[int]) -> None:
+        """Make as many lanes as there are seeds."""
+        self._random = RandomStreams([seed ^ CHANCE for seed in seeds], self.dtype, self.device)
+        shape = (len(seeds), self.copies)
+        self._nowhere, self._everywhere = (make(shape, dtype=self.dtype) for make in (torch.zeros, torch.ones))
+        self._nowhere, self._everywhere = self._nowhere.to(self.device), self._everywhere.to(self.device)
+
+    def reseed(self, member: int, seed: int) -> None:
+        """Start one lane's chance anew."""
+        self._random.reseed(member, seed ^ CHANCE)
+
+    def begin(self) -> Tensor:
+        """Begin in one of the 16 start states; draw all chance of the episode."""
+        self._chance = self._random.uniform(self.horizon + 1, 2, self.copies).unbind(0)  # [P, 2, E] each
+        self._state = self._started(self._chance[-1][:, 0])
+        self._return, self._at = torch.zeros_like(self._nowhere), 0
+        return self._state
+
+    def _started(self, uniform: Tensor) -> Tensor:
+        return self._start[(uniform * len(self._start)).long()][..., None]
+
+    def step(self, action: Tensor) -> Transition:
+        """Act once in every copy. The episode ends by its time limit only, in all copies at once."""
+        after, reward = self.result(self._state, action, self._chance[self._at])
+        self._return += reward
+        self._at += 1
+        self._state = after
+        cut = self._everywhere if self._at == self.horizon else None
+        return Transition(action, reward, after, self._nowhere, cut, after)
+
+    def result(self, state: Tensor, action: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
+        """(next state [P, E, 1], reward [P, E]): draw an outcome, then a tick. The reward is the expected one, no draw.
+
+        state [P, E, 1]; chance [P, 2, E] in [0, 1).
+        """
+        number = state[..., 0].long()
+        cumulative, reward = self._expected(number, action)
+        outcome = (chance[:, 0, :, None] >= cumulative).sum(-1)
+        tick = (chance[:, 1] * TICKS).long()
+        at = (outcome * STATES + number).mul_(TICKS).add_(tick)
+        return self._next.index_select(0, at.view(-1)).view(*at.shape, 1), reward
+
+    def _expected(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Cumulative probabilities of the outcomes [P, E, O - 1], and rewards [P, E]."""
+        shape = state.shape
+        if isinstance(self.actions, Discrete):
+            pair = (state * self.actions.n + action).view(-1)
+            return self._cumulative.index_select(0, pair).view(*shape, -1), self._reward.index_select(0, pair).view(shape)
+        state, capacity = state.view(-1), _capacity(action).reshape(-1)
+        m = adequacy(self._need.index_select(0, state), capacity)
+        (base, slope), (paid, more) = (
+            [table.index_select(0, state) for table in tables] for tables in (self._cumulatives, self._rewards)
+        )
+        reward = torch.addcmul(paid, more, m) + price(capacity)
+        return torch.addcmul(base, slope, m[:, None]).view(*shape, -1), reward.view(shape)
 
     def observe(self, state: Tensor) -> Tensor:
-        """The state's coordinates, one-hot: [P, E] -> [P, E, 19]."""
-        return self._observation.index_select(0, state.reshape(-1)).view(*state.shape, -1)
+        """The state's coordinates, one-hot: [P, B, 1] -> [P, B, 19]."""
+        return self._observation.index_select(0, state.reshape(-1).long()).view(*state.shape[:-1], -1)
 
-    def score(self, reward: Tensor) -> Tensor:
+    def behaviour(self) -> Tensor:
         """0 the best constant action, 1 the best response, both against the references."""
-        return self._game.score(self.role, reward)
+        return self._game.score(self.role, self._return.mean(1) / self.horizon)
 
-    def exact_score(self, actions: Tensor) -> Tensor:
-        """Score of P stationary policies by dynamic programming; actions [P, S] -> [P]."""
-        return self._game.score(self.role, self._game.value(self.role, actions))
+    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Tensor:
+        """Score over `episodes` episodes of all copies."""
+        random = RandomStreams(seeds, self.dtype, self.device)
+        chance = random.uniform(self.horizon + 1, 2, episodes * self.copies)
+        state = self._started(chance[-1][:, 0])
+        total = self._nowhere.new_zeros(len(seeds))
+        for draws in chance[:-1]:
+            state, reward = self.result(state, policy(state), draws)
+            total += reward.mean(1)
+        return self._game.score(self.role, total / self.horizon)
+
+    def exact_score(self, policy: Policy) -> Tensor | None:
+        """Score by dynamic programming."""
+        members = len(self._nowhere)
+        action = policy(self.every_state().expand(members, -1, -1))
+        taken = action if isinstance(self.actions, Discrete) else _capacity(action)
+        return self._game.score(self.role, self._game.value(self.role, taken.cpu()))
 
     def every_state(self) -> Tensor:
-        """[1, S]: all states, to ask a policy what it does in each."""
-        return torch.arange(STATES)[None]
+        """[1, S, 1]: all states, to ask a policy what it does in each."""
+        return torch.arange(STATES, dtype=self.dtype, device=self.device)[None, :, None]
 
-    def played(self, state: Tensor, action: Tensor) -> Played:
-        """What all four roles made of the states and actions of an episode (any equal shapes)."""
-        mean = self._table[(state * self.actions + action).reshape(-1)].mean(0)
-        scores = {str(r): float(self._game.score(r, mean[i])) for i, r in enumerate(ROLES)}
-        return Played(scores, {"veto": float(mean[4]), "starved": float(mean[5])}, float(mean[6]))
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing is learnt of the game."""
+        return {}
+
+    def random_state(self, member: int) -> Tensor | None:
+        """Where a lane's chance stands."""
+        return self._random.state(member)
+
+    def set_random_state(self, member: int, state: Tensor) -> None:
+        """Go on from there."""
+        self._random.set_state(member, state)
 
 
-def _joint_table(game: Game, role: Role) -> Tensor:
-    """[S * A, 7]: rewards of the four roles, veto, starved and latency, the other roles following their references."""
-    rows = []
-    for action in range(ACTIONS[role]):
-        joint = game.joint({role: torch.full((STATES,), action)})
-        weight = joint.policy[:, :, None, None] * joint.consensus[:, None, :, None] * joint.ethical[:, None, None, :]
-        adequate = torch.exp(-8 * (game.need - joint.resource).clamp_min(0).square()).view(-1, 1, 1, 1)
-        flows = [*game.reward.at(adequate), game.veto, game.starved.at(adequate), game.latency]
-        flow = torch.stack([(x * weight).sum((1, 2, 3)) for x in flows], 1)
-        flow[:, 3] += price(joint.resource)
-        rows.append(flow)
-    return torch.stack(rows, 1).reshape(-1, 7)
+def _capacity(action: Tensor) -> Tensor:
+    """What resource gives, in [0, 1], of an action [..., 1] in [-1, 1]."""
+    return ((action[..., 0] + 1) / 2).clamp(0, 1)

@@ -7,12 +7,15 @@ operations on one tensor, whatever the depth, and a snapshot is a copy.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Final, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Layer = tuple[Tensor, Tensor]
 """Weights [P, in, out] and biases [P, 1, out]."""
+Activation = Literal["relu", "tanh"]
+_MODULES: Final[dict[Activation, type[nn.Module]]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def parameter_count(sizes: Sequence[int]) -> int:
@@ -21,32 +24,61 @@ def parameter_count(sizes: Sequence[int]) -> int:
 
 
 class Networks:
-    """Members' networks of the same sizes over `flat` [P, n]; hidden layers are rectified linear."""
+    """Members' networks of the same sizes over `flat` [P, n]; what `flat` has beyond their layers is `extra` [P, rest].
 
-    def __init__(self, flat: Tensor, sizes: Sequence[int]) -> None:
-        self.flat = flat
+    `extra` are parameters that no input reaches, as the logarithm of a Gaussian policy's deviation.
+    """
+
+    def __init__(self, flat: Tensor, sizes: Sequence[int], activation: Activation = "relu") -> None:
+        self.flat, self.sizes, self.activation = flat, tuple(sizes), activation
         self.layers = _layers(flat, sizes)
+        self.extra = flat[:, parameter_count(sizes) :]
         self._leaves = [(w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in self.layers]
+        self.tracked_extra = self.extra.detach().requires_grad_()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """[P, B, in] -> [P, B, out], without gradients."""
-        return _forward(inputs, self.layers)
+        """[P, B, in] -> [P, B, out]; a gradient passes to the inputs, none to the parameters."""
+        return _forward(inputs, self.layers, self.activation)
 
     def tracked(self, inputs: Tensor) -> Tensor:
         """[P, B, in] -> [P, B, out], so that `gradient` can differentiate it."""
-        return _forward(inputs, self._leaves)
+        return _forward(inputs, self._leaves, self.activation)
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Differentiate a scalar; no gradient crosses members as long as `loss` is a sum of members' losses. [P, n]."""
         leaves = [parameter for layer in self._leaves for parameter in layer]
+        if self.extra.shape[1]:
+            leaves.append(self.tracked_extra)
         return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, leaves)], 1)
 
-    def initialise(self, member: int, generator: torch.Generator) -> None:
-        """Draw one member anew, uniformly within 1/sqrt(inputs) as torch.nn.Linear does."""
-        for weight, bias in self.layers:
-            bound = 1 / math.sqrt(weight.shape[1])
+    def initialise(self, member: int, generator: torch.Generator, head: float | None = None) -> None:
+        """Draw one member anew, uniformly within 1/sqrt(inputs) as torch.nn.Linear does, the last layer within `head`."""
+        for number, (weight, bias) in enumerate(self.layers, 1):
+            bound = 1 / math.sqrt(weight.shape[1]) if head is None or number < len(self.layers) else head
             for parameter in (weight[member], bias[member]):
                 parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound)
+        self.extra[member] = 0
+
+    def initialise_orthogonal(self, member: int, generator: torch.Generator, head: float) -> None:
+        """Draw one member anew: orthogonal weights (Saxe et al. 2014) of gain sqrt 2, of the last layer `head`; biases 0."""
+        for number, (weight, bias) in enumerate(self.layers, 1):
+            i, o = weight.shape[1:]
+            q, r = torch.linalg.qr(torch.randn(max(i, o), min(i, o), generator=generator))
+            q = q * r.diagonal().sign()  # without this, QR's sign convention would bias the draw
+            weight[member] = ((q if i >= o else q.T) * (math.sqrt(2) if number < len(self.layers) else head)).to(weight)
+            bias[member] = 0
+        self.extra[member] = 0
+
+    def sequential(self, member: int, outputs: int | None = None) -> nn.Sequential:
+        """Copy one member into plain torch modules, with its first `outputs` outputs (None: all)."""
+        modules: list[nn.Module] = []
+        for number, (weight, bias) in enumerate(self.layers, 1):
+            width = weight.shape[2] if number < len(self.layers) or outputs is None else outputs
+            linear = nn.Linear(weight.shape[1], width, dtype=weight.dtype, device="cpu")
+            linear.weight.data = weight[member, :, :width].T.cpu().clone()
+            linear.bias.data = bias[member, 0, :width].cpu().clone()
+            modules += [linear, _MODULES[self.activation]()]
+        return nn.Sequential(*modules[:-1])
 
 
 def _layers(flat: Tensor, sizes: Sequence[int]) -> list[Layer]:
@@ -58,8 +90,9 @@ def _layers(flat: Tensor, sizes: Sequence[int]) -> list[Layer]:
     return layers
 
 
-def _forward(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+def _forward(x: Tensor, layers: Sequence[Layer], activation: Activation) -> Tensor:
     for weight, bias in layers[:-1]:
-        x = torch.baddbmm(bias, x, weight).relu_()
+        x = torch.baddbmm(bias, x, weight)
+        x = x.relu_() if activation == "relu" else x.tanh_()
     weight, bias = layers[-1]
     return torch.baddbmm(bias, x, weight)

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import reduce
 from typing import Final, assert_never
 
+from tars.schemas.bounds import ill_typed
 from tars.schemas.errors import Refused
 from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Value, all_same, same
 from tars.schemas.message import By
@@ -115,8 +116,8 @@ def _incomplete(agents: Mapping[str, RunningAgent]) -> list[str]:
     """Who does not say every value of its algorithm: a trial needs the whole set."""
     reasons = []
     for name, agent in agents.items():
-        needed = ALGORITHMS[agent.algorithm].names if agent.algorithm else ()
-        if lacking := [key for key in needed if agent.values.get(key) is None]:
+        declared = ALGORITHMS[agent.algorithm].hyperparameters if agent.algorithm else ()
+        if lacking := [d.name for d in declared if d.name not in agent.values or ill_typed(d, agent.values[d.name])]:
             reasons.append(f"{name} does not say its {', '.join(lacking)}")
     return reasons
 

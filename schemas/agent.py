@@ -106,6 +106,8 @@ class AgentReported(Report):
     """Behaviour return, normalised; for a foreign agent its episode return."""
     version: int
     """The configuration it ran."""
+    finite: bool = True
+    """No parameter of the learner is NaN or infinite. A diverged one may still report ordinary scores."""
 
 
 class AgentBeat(Report):

@@ -10,6 +10,9 @@ Strictness = Literal["low", "medium", "high"]
 STEP = 1.5
 """The largest factor of one change at strictness high."""
 
+PARALLEL = 16
+"""Environments that a lane, or a hosted agent, steps at once."""
+
 Invariant = Callable[[Values], str | None]
 
 
@@ -138,21 +141,72 @@ def is_positive(name: str, *, least: float = 0.0) -> Invariant:
     return rule
 
 
+def is_not_negative(name: str) -> Invariant:
+    """`name` may be 0, but below it what was a cost becomes a reward."""
+
+    def rule(values: Values) -> str | None:
+        value = values.get(name)
+        return None if value is None or value >= 0 else f"{name} = {value:g} must not be negative"
+
+    return rule
+
+
+def looks_ahead(values: Values) -> str | None:
+    """Outside 0..1 the advantages can diverge."""
+    share = values.get("gae_lambda")
+    return None if share is None or 0 <= share <= 1 else f"gae_lambda = {share:g} must lie in 0..1"
+
+
+def draws_no_more_than_a_rollout(values: Values) -> str | None:
+    """A minibatch larger than the rollout is never filled; SB3 then makes one of what there is, without a warning."""
+    batch, steps = values.get("batch_size"), values.get("n_steps")
+    if batch is None or steps is None or batch <= steps * PARALLEL:
+        return None
+    return f"batch_size = {batch} is larger than a rollout of n_steps = {steps} in {PARALLEL} environments"
+
+
+_GRADIENT: tuple[Invariant, ...] = (discounts, is_positive("learning_rate"))
+_REPLAY: tuple[Invariant, ...] = (
+    draws_no_more_than_it_keeps,
+    moves_towards_the_online_network,
+    is_positive("batch_size"),
+    is_positive("buffer_size"),
+    is_positive("train_freq"),
+    is_positive("gradient_steps"),
+    is_positive("learning_starts", least=-1),
+)
+_ROLLOUT: tuple[Invariant, ...] = (
+    looks_ahead,
+    is_positive("max_grad_norm"),
+    is_positive("n_steps"),
+    is_not_negative("ent_coef"),
+    is_not_negative("vf_coef"),
+)
 INVARIANTS: dict[str, tuple[Invariant, ...]] = {
     "dqn": (
         explores_less_with_time,
-        draws_no_more_than_it_keeps,
-        discounts,
-        moves_towards_the_online_network,
-        is_positive("learning_rate"),
+        *_GRADIENT,
+        *_REPLAY,
         is_positive("max_grad_norm"),
         is_positive("exploration_fraction"),
-        is_positive("batch_size"),
-        is_positive("buffer_size"),
-        is_positive("train_freq"),
-        is_positive("gradient_steps"),
         is_positive("target_update_interval"),
-        is_positive("learning_starts", least=-1),
+    ),
+    "a2c": (*_GRADIENT, *_ROLLOUT),
+    "ppo": (
+        *_GRADIENT,
+        *_ROLLOUT,
+        draws_no_more_than_a_rollout,
+        is_positive("clip_range"),
+        is_positive("target_kl"),
+        is_positive("n_epochs"),
+        is_positive("batch_size", least=1),
+    ),
+    "ddpg": (
+        *_GRADIENT,
+        *_REPLAY,
+        is_positive("actor_learning_rate"),
+        is_positive("critic_learning_rate"),
+        is_not_negative("noise_sigma"),
     ),
 }
 """What holds at every strictness, for the resulting set of values."""

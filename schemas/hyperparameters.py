@@ -32,7 +32,7 @@ def all_same(one: Values, other: Values) -> bool:
 Moment = Literal["live", "boundary", "rebuild", "fixed"]
 """live: next gradient step or action; boundary: next rollout or episode; rebuild: a new buffer; fixed: never."""
 Learner = Literal["ours", "sb3", "torch_loop"]
-AlgorithmName = Literal["dqn"]
+AlgorithmName = Literal["dqn", "a2c", "ppo", "ddpg"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Algorithm:
     name: AlgorithmName
     title: str
     hyperparameters: tuple[Hyperparameter, ...]
-    game_defaults: Mapping[str, float]
+    game_defaults: Mapping[str, Value]
     game_search: Mapping[str, Search]
     """Where a study of the game looks, in 16 environments a lane; it replaces `search` there."""
 
@@ -199,7 +199,176 @@ DQN = Algorithm(
     },
 )  # fmt: skip
 
-ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in (DQN,)}
+def _learning_rate(default: float, medium: tuple[float, float], search: Search) -> Hyperparameter:
+    return Hyperparameter(
+        "learning_rate", float, default, (1e-6, 0.1), medium, search, _everywhere("live"), "Step size of the optimiser."
+    )
 
-GAME_ROLES: Mapping[str, AlgorithmName | None] = {"policy": "dqn", "consensus": None, "ethical": None, "resource": None}
-"""The four roles of the coordination game, and the algorithm that learns each; None: it follows its reference."""
+
+def _gamma(moment: Moment) -> Hyperparameter:
+    return Hyperparameter(
+        "gamma", float, 0.99, (0.0, 1.0), (0.9, 0.9999), OneMinusLog(0.9, 0.999), _everywhere(moment, ours="live"),
+        "Discount: how much a later reward counts.", floor=1e-4, one_minus=True,
+    )  # fmt: skip
+
+
+def _actor_critic(gae_lambda: float) -> tuple[Hyperparameter, ...]:
+    """What A2C and PPO share. SB3 weighs a rollout as it is collected, so its discounts change between rollouts."""
+    return (
+        _gamma("boundary"),
+        Hyperparameter(
+            "gae_lambda", float, gae_lambda, (0.0, 1.0), (0.8, 1.0), Uniform(0.8, 1.0),
+            _everywhere("boundary", ours="live"), "How far an advantage looks ahead before it trusts the critic.",
+            floor=0.01, one_minus=True,
+        ),
+        Hyperparameter(
+            "ent_coef", float, 0.0, (0.0, 1.0), (0.0, 0.1), Uniform(1e-5, 0.1, log=True), _everywhere("live"),
+            "Weight of the policy's entropy in the loss.", floor=1e-4,
+        ),
+        Hyperparameter(
+            "vf_coef", float, 0.5, (0.0, 1.0), (0.1, 1.0), Uniform(0.2, 1.0), _everywhere("live"),
+            "Weight of the critic's error in the loss.", floor=0.01,
+        ),
+        Hyperparameter(
+            "max_grad_norm", float, 0.5, (1e-3, 10.0), (0.3, 5.0), Uniform(0.3, 2.0), _everywhere("live"),
+            "Longest gradient; a longer one is shortened to it.",
+        ),
+    )  # fmt: skip
+
+
+def _n_steps(default: int, medium: tuple[float, float], search: Search, low: float) -> Hyperparameter:
+    return Hyperparameter(
+        "n_steps", int, default, (low, 10_000), medium, search, _REBUILD,
+        "Vector steps of a rollout, from which the next gradient steps learn.",
+        high_risk="it replaces the rollout buffer", structural=True,
+    )  # fmt: skip
+
+
+_ACTOR_CRITIC_SEARCH: Mapping[str, Search] = {
+    "learning_rate": Uniform(1e-4, 5e-3, log=True),
+    "gamma": OneMinusLog(0.9, 0.99),
+    "gae_lambda": Uniform(0.8, 1.0),
+    "ent_coef": Uniform(1e-4, 0.1, log=True),
+    "vf_coef": Uniform(0.2, 1.0),
+    "max_grad_norm": Uniform(0.3, 2.0),
+}
+
+A2C = Algorithm(
+    name="a2c",
+    title="Advantage actor-critic (Mnih et al. 2016)",
+    hyperparameters=(
+        _learning_rate(7e-4, (1e-5, 5e-3), Uniform(1e-4, 5e-3, log=True)),
+        *_actor_critic(gae_lambda=1.0),
+        _n_steps(5, (4, 2048), Choice((5, 8, 16, 32, 64)), low=1),
+    ),
+    game_defaults={
+        "learning_rate": 2e-3, "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "vf_coef": 0.5,
+        "max_grad_norm": 0.5, "n_steps": 4,
+    },
+    game_search=_ACTOR_CRITIC_SEARCH,
+)  # fmt: skip
+
+PPO = Algorithm(
+    name="ppo",
+    title="Proximal policy optimisation (Schulman et al. 2017)",
+    hyperparameters=(
+        _learning_rate(3e-4, (1e-5, 5e-3), Uniform(1e-4, 5e-3, log=True)),
+        *_actor_critic(gae_lambda=0.95),
+        Hyperparameter(
+            "clip_range", float, 0.2, (1e-3, 1.0), (0.1, 0.4), Uniform(0.1, 0.4), _everywhere("live"),
+            "How far an action's probability may move from the rollout's before its gradient is cut off.",
+        ),
+        Hyperparameter(
+            "target_kl", float, None, (1e-4, 1.0), (1e-3, 0.1), Choice((None, 0.01, 0.03, 0.1)), _everywhere("live"),
+            "Divergence from the rollout's policy, at 1.5 times which its gradient steps end; none: never.",
+        ),
+        Hyperparameter(
+            "n_epochs", int, 10, (1, 32), (1, 20), Choice((1, 5, 10, 20)), _everywhere("live"),
+            "Passes over a rollout.", structural=True,
+        ),
+        Hyperparameter(
+            "batch_size", int, 64, (4, 16_384), (8, 512), Choice((16, 32, 64)), _everywhere("live", ours="boundary"),
+            "Steps of a rollout in a gradient step.", structural=True,
+        ),
+        _n_steps(2048, (8, 2048), Choice((16, 32, 64, 128)), low=2),
+    ),
+    game_defaults={
+        "learning_rate": 2e-3, "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "vf_coef": 0.5,
+        "max_grad_norm": 0.5, "clip_range": 0.2, "target_kl": None, "n_epochs": 4, "batch_size": 128, "n_steps": 32,
+    },
+    game_search={
+        **_ACTOR_CRITIC_SEARCH,
+        "clip_range": Uniform(0.1, 0.4),
+        "target_kl": Choice((None, 0.01, 0.03, 0.1)),
+    },
+)  # fmt: skip
+
+
+def _own_learning_rate(network: str, search: Search) -> Hyperparameter:
+    return Hyperparameter(
+        f"{network}_learning_rate", float, None, (1e-6, 0.1), (1e-5, 0.1), search, _everywhere("live"),
+        f"Step size of Adam for the {network}; none: learning_rate.",
+    )  # fmt: skip
+
+
+DDPG = Algorithm(
+    name="ddpg",
+    title="Deep deterministic policy gradient (Lillicrap et al. 2016)",
+    hyperparameters=(
+        _learning_rate(1e-3, (1e-5, 0.1), Uniform(1e-4, 5e-3, log=True)),
+        _own_learning_rate("actor", Uniform(1e-4, 3e-3, log=True)),
+        _own_learning_rate("critic", Uniform(3e-4, 1e-2, log=True)),
+        _gamma("live"),
+        Hyperparameter(
+            "tau", float, 0.005, (1e-4, 1.0), (1e-3, 0.08), Uniform(2e-3, 0.08, log=True), _everywhere("live"),
+            "How far the target networks move to the online ones after each gradient step.",
+        ),
+        Hyperparameter(
+            "noise_sigma", float, 0.0, (0.0, 2.0), (0.0, 1.0), Uniform(0.05, 0.6), _everywhere("live", ours="boundary"),
+            "Standard deviation of the noise added to actions in [-1, 1].", floor=0.01,
+        ),
+        Hyperparameter(
+            "batch_size", int, 256, (1, 2048), (16, 2048), Choice((32, 64, 128, 256)),
+            _everywhere("live", ours="boundary"), "Transitions in a gradient step.", structural=True,
+        ),
+        Hyperparameter(
+            "buffer_size", int, 1_000_000, (1, 10_000_000), (500, 1_000_000), Choice((1000, 2000, 5000)), _REBUILD,
+            "Transitions that the replay buffer keeps.", high_risk="it moves memory and can lose data", structural=True,
+        ),
+        Hyperparameter(
+            "learning_starts", int, 100, (0, 100_000), (0, 20_000), Choice((32, 64, 100, 200)), _everywhere("boundary"),
+            "Environment steps before the first gradient step.",
+            high_risk="raised past the steps done it stops learning", floor=1, structural=True,
+        ),
+        Hyperparameter(
+            "train_freq", int, 1, (1, 100_000), (1, 512), Choice((1, 2, 4, 8)), _everywhere("boundary"),
+            "Vector steps between two rounds of gradient steps.", structural=True,
+        ),
+        Hyperparameter(
+            "gradient_steps", int, 1, (1, 1000), (1, 512), Choice((1, 2, 4, 8)), _everywhere("boundary"),
+            "Gradient steps in a round.", structural=True,
+        ),
+    ),
+    game_defaults={
+        "learning_rate": 1e-3, "actor_learning_rate": None, "critic_learning_rate": None, "gamma": 0.95, "tau": 0.02,
+        "noise_sigma": 0.3, "batch_size": 64, "buffer_size": 16384, "learning_starts": 512, "train_freq": 1,
+        "gradient_steps": 1,
+    },
+    game_search={
+        "actor_learning_rate": Uniform(1e-4, 3e-3, log=True),
+        "critic_learning_rate": Uniform(3e-4, 1e-2, log=True),
+        "gamma": OneMinusLog(0.9, 0.99),
+        "tau": Uniform(0.002, 0.08, log=True),
+        "noise_sigma": Uniform(0.05, 0.6),
+    },
+)  # fmt: skip
+
+ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in (DQN, A2C, PPO, DDPG)}
+
+GAME_ROLES: Mapping[str, AlgorithmName] = {
+    "policy": "dqn",
+    "consensus": "a2c",
+    "ethical": "ppo",
+    "resource": "ddpg",
+}
+"""The four roles of the coordination game, and the algorithm that learns each."""

@@ -10,6 +10,7 @@ from tars.schemas.message import Command, Event, Frozen, Holder, Id, Report
 TrialNumber = Annotated[StrictInt, Field(ge=0, lt=1_000_000)]
 Phase = Literal["search", "confirmation"]
 FAILED_SCORE = -1000.0
+TRAINER = r"^(population|sb3|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 
 
 class TrialMessage(Frozen):
@@ -31,7 +32,15 @@ class RunTrial(TrialMessage, Command):
     phase: Phase
     algorithm: AlgorithmName
     environment: str
-    """A role of the coordination game."""
+    """A role of the coordination game, or the id of a Gymnasium environment."""
+    score_range: tuple[float, float] | None = None
+    """Returns of an episode that count as 0 and 1; None: the game's own scale, elsewhere the return itself."""
+    normalize: tuple[Literal["observations", "rewards"], ...] = ()
+    """What is brought to a running mean of 0 and deviation of 1; not for the game."""
+    trainer: Annotated[str, Field(pattern=TRAINER)] = "population"
+    """population: our engine; sb3: Stable-Baselines3; module:function: anything that trainers are allowed to call."""
+    rungs: tuple[Annotated[StrictInt, Field(ge=1)], ...] = ()
+    """Training episodes after which a trial that is behind the others of its population is pruned."""
     hyperparameters: dict[str, Value]
     """The whole set."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
@@ -64,6 +73,18 @@ class TrialFailed(TrialMessage, Event):
     holder: Holder
 
 
+class TrialPruned(TrialMessage, Event):
+    """It was behind the others at a rung, and was ended there; the study goes on."""
+
+    kind: Literal["trial.pruned.v1"] = "trial.pruned.v1"
+    score: float
+    """Behaviour score at the rung, normalised."""
+    episode: int
+    """The rung: how many episodes it trained."""
+    cpu_seconds: float
+    holder: Holder
+
+
 class TrialReported(TrialMessage, Report):
     """How far a running trial has come."""
 
@@ -74,4 +95,4 @@ class TrialReported(TrialMessage, Report):
 
 
 TrialCommand = RunTrial
-TrialEvent = Annotated[TrialCompleted | TrialFailed, Field(discriminator="kind")]
+TrialEvent = Annotated[TrialCompleted | TrialPruned | TrialFailed, Field(discriminator="kind")]

@@ -1,0 +1,51 @@
+"""Advantage actor-critic (Mnih et al., ICML 2016, Algorithm S3 with synchronous actors), for P agents at once.
+
+Differs from the paper as Stable-Baselines3 does: one learner with E parallel copies instead of asynchronous ones, the
+gradient's norm is limited to `max_grad_norm`, and `gae_lambda` may shorten the n-step returns (1: the paper's). RMSProp
+with epsilon outside of the square root, as torch has it; the learning rate is not annealed.
+"""
+
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from tars.agents.actor_critic import ActorCritic, Step
+from tars.agents.optimisers import Optimiser, RMSProp
+from tars.schemas.hyperparameters import A2C as DECLARED
+from tars.schemas.hyperparameters import Algorithm
+
+SMOOTHING: Final = 0.99
+EPSILON: Final = 1e-5
+
+
+def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """-log pi(a|s) A(s, a), the advantage taken as it is: [P, N] each -> [P]."""
+    return -(log_prob * advantage).mean(-1)
+
+
+def value_loss(value: Tensor, returned: Tensor) -> Tensor:
+    """(R - V(s))^2: [P, N] each -> [P]."""
+    return mse_loss(value, returned, reduction="none").mean(-1)
+
+
+class A2C(ActorCritic):
+    """A population of P actor-critics in lockstep: one gradient step a rollout."""
+
+    DECLARED: ClassVar[Algorithm] = DECLARED
+    STRUCTURE: ClassVar[tuple[str, ...]] = ("n_steps",)
+
+    def _new_optimiser(self, flat: Tensor) -> Optimiser:
+        return RMSProp(flat, SMOOTHING, EPSILON)
+
+    def _learn_from(self, rollout: list[Step]) -> None:
+        hp, taken = self._columns, len(rollout) * self.environment.copies
+        policy, value = self.both(self._states(rollout), tracked=True)
+        advantage = self._advantages(rollout, value.detach()).flatten(1)
+        policy, value = self._first(policy, taken), value[:, :taken]
+        returned = advantage + value.detach()
+        log_prob = policy.log_prob(self._actions(rollout))  # type: ignore[no-untyped-call] # torch's
+        entropy = policy.entropy().mean(-1)  # type: ignore[no-untyped-call] # torch's
+        loss = policy_loss(log_prob, advantage) + hp["vf_coef"] * value_loss(value, returned) - hp["ent_coef"] * entropy
+        self._descend(loss.sum(), self._active(rollout))

@@ -1,0 +1,87 @@
+"""Proximal policy optimisation with a clipped objective (Schulman et al. 2017, Algorithm 1), for P agents at once.
+
+Differs from the paper as Stable-Baselines3 does: advantages are normalised in each minibatch (of more than one row), the
+gradient's norm is limited to `max_grad_norm`, the critic has a network of its own, and gradient steps on a rollout end
+for a member when its policy has moved by 1.5 `target_kl`. Adam's epsilon is 1e-5.
+"""
+
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from tars.agents.actor_critic import ActorCritic, Rollout, Step
+from tars.agents.optimisers import Adam, Optimiser
+from tars.schemas.hyperparameters import PPO as DECLARED
+from tars.schemas.hyperparameters import Algorithm
+
+EPSILON: Final = 1e-5
+TOO_FAR: Final = 1.5
+"""Times target_kl, at which a member's gradient steps on a rollout end."""
+
+
+def normalised(advantage: Tensor) -> Tensor:
+    """Mean 0, deviation 1 in each member's minibatch [P, B]; a single row is left as it is."""
+    if advantage.shape[1] == 1:
+        return advantage
+    deviation, mean = torch.std_mean(advantage, 1, keepdim=True)
+    return (advantage - mean) / (deviation + 1e-8)
+
+
+def clipped_loss(ratio: Tensor, advantage: Tensor, clip_range: Tensor) -> Tensor:
+    """-min(r A, clip(r, 1 - e, 1 + e) A) (equation 7). ratio, advantage [P, B]; clip_range [P]. Returns [P]."""
+    e = clip_range[:, None]
+    return -torch.min(ratio * advantage, ratio.clamp(1 - e, 1 + e) * advantage).mean(-1)
+
+
+def divergence(log_ratio: Tensor) -> Tensor:
+    """An estimate of KL(old, new) that is never negative: mean of (r - 1) - log r (Schulman 2020). [P, B] -> [P]."""
+    return (log_ratio.expm1() - log_ratio).mean(-1)
+
+
+class PPO(ActorCritic):
+    """A population of P actor-critics in lockstep: `n_epochs` passes over a rollout, in minibatches."""
+
+    DECLARED: ClassVar[Algorithm] = DECLARED
+    STRUCTURE: ClassVar[tuple[str, ...]] = ("n_steps", "batch_size", "n_epochs")
+
+    def _new_optimiser(self, flat: Tensor) -> Optimiser:
+        return Adam(flat, EPSILON)
+
+    def _learn_from(self, rollout: list[Step]) -> None:
+        whole = self._collected(rollout)
+        size, batch = whole.advantage.shape[1], self._shared("batch_size")
+        orders = self._random.uniform(self._shared("n_epochs"), size).argsort(-1)
+        active, limit = self._active(rollout), TOO_FAR * self._columns["target_kl"]
+        limited = bool((~limit.isnan()).any())
+        for order in orders:
+            for rows in order.split(batch, -1):
+                active = self._gradient_step(whole.rows(rows), active, limit if limited else None)
+
+    @torch.no_grad()
+    def _collected(self, rollout: list[Step]) -> Rollout:
+        """What the policy that collected it says of a rollout."""
+        states, actions = self._states(rollout), self._actions(rollout)
+        taken = actions.shape[1]
+        policy, value = self.both(states, tracked=False)
+        advantage, value = self._advantages(rollout, value).flatten(1), value[:, :taken]
+        log_prob = self._first(policy, taken).log_prob(actions)  # type: ignore[no-untyped-call] # torch's
+        return Rollout(states[:, :taken], actions, advantage, advantage + value, log_prob)
+
+    def _gradient_step(self, batch: Rollout, active: Tensor | None, limit: Tensor | None) -> Tensor | None:
+        """Learn from a minibatch; return who goes on [P] (None: all). `limit` [P]: NaN where there is none."""
+        hp = self._columns
+        policy, value = self.both(batch.state, tracked=True)
+        log_ratio = policy.log_prob(batch.action) - batch.log_prob  # type: ignore[no-untyped-call] # torch's
+        if limit is not None:
+            far = divergence(log_ratio.detach()) > limit  # no comparison with NaN holds
+            active = ~far if active is None else active & ~far
+        entropy = policy.entropy().mean(-1)  # type: ignore[no-untyped-call] # torch's
+        loss = (
+            clipped_loss(log_ratio.exp(), normalised(batch.advantage), hp["clip_range"])
+            + hp["vf_coef"] * mse_loss(value, batch.returned, reduction="none").mean(-1)
+            - hp["ent_coef"] * entropy
+        )
+        self._descend(loss.sum(), active)
+        return active
