@@ -186,12 +186,12 @@ class RoleEnvironment:
         if isinstance(self.actions, Discrete):
             pair = (state * self.actions.n + action).view(-1)
             return self._cumulative.index_select(0, pair).view(*shape, -1), self._reward.index_select(0, pair).view(shape)
-        state, capacity = state.view(-1), _capacity(action).reshape(-1)
-        m = adequacy(self._need.index_select(0, state), capacity)
+        state, given = state.view(-1), capacity(action).reshape(-1)
+        m = adequacy(self._need.index_select(0, state), given)
         (base, slope), (paid, more) = (
             [table.index_select(0, state) for table in tables] for tables in (self._cumulatives, self._rewards)
         )
-        reward = torch.addcmul(paid, more, m) + price(capacity)
+        reward = torch.addcmul(paid, more, m) + price(given)
         return torch.addcmul(base, slope, m[:, None]).view(*shape, -1), reward.view(shape)
 
     def observe(self, state: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class RoleEnvironment:
         """Score by dynamic programming."""
         members = len(self._nowhere)
         action = policy(self.every_state().expand(members, -1, -1))
-        taken = action if isinstance(self.actions, Discrete) else _capacity(action)
+        taken = action if isinstance(self.actions, Discrete) else capacity(action)
         return self._game.score(self.role, self._game.value(self.role, taken.cpu()))
 
     def every_state(self) -> Tensor:
@@ -237,6 +237,6 @@ class RoleEnvironment:
         self._random.set_state(member, state)
 
 
-def _capacity(action: Tensor) -> Tensor:
+def capacity(action: Tensor) -> Tensor:
     """What resource gives, in [0, 1], of an action [..., 1] in [-1, 1]."""
     return ((action[..., 0] + 1) / 2).clamp(0, 1)
