@@ -40,6 +40,7 @@ class A2C(ActorCritic):
         return RMSProp(flat, SMOOTHING, EPSILON)
 
     def _learn_from(self, rollout: list[Step]) -> None:
+        self.between()
         hp, taken = self._columns, len(rollout) * self.environment.copies
         policy, value = self.both(self._states(rollout), tracked=True)
         advantage = self._advantages(rollout, value.detach()).flatten(1)

@@ -6,7 +6,7 @@ The critic reads the first output. A rollout needs the actor only; values of all
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from tars.agents.optimisers import Optimiser
 HIDDEN: Final = (64, 64)
 ACTOR_HEAD: Final = 0.01
 """Gain of the actor's last layer: it starts close to indifference."""
-Distribution = Categorical | Independent
+Distribution: TypeAlias = "Categorical | Independent[Normal]"
 
 
 class Step(NamedTuple):
@@ -127,7 +127,7 @@ class ActorCritic(Population):
         normal = policy.base_dist
         return self._normal(normal.loc[:, :count], normal.scale[:, :count])
 
-    def _normal(self, mean: Tensor, deviation: Tensor) -> Independent:
+    def _normal(self, mean: Tensor, deviation: Tensor) -> "Independent[Normal]":
         return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
 
     def _learn(self, transition: Transition) -> None:
@@ -209,8 +209,8 @@ class ActorCritic(Population):
         discrete = isinstance(self.environment.actions, Discrete)
         split = [width, 1 if discrete else size, 1, width, 1, 1]
         self._rollout = []
-        for block in rows.to(self._flat).split(self.environment.copies):
-            state, action, reward, after, terminated, cut = block[None].split(split, -1)
+        for block in torch.split(rows.to(self._flat), self.environment.copies):
+            state, action, reward, after, terminated, cut = torch.split(block[None], split, -1)
             chosen = action[..., 0].long() if discrete else action
             self._rollout.append(Step(state, chosen, reward[..., 0], after, terminated[..., 0], cut[..., 0]))
 

@@ -6,7 +6,7 @@ P: a loss is the sum of the members' mean losses, so each member's gradient is i
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import ClassVar
@@ -50,6 +50,8 @@ class Population(ABC):
         for name in self.STRUCTURE:
             self._columns[name][:] = _number(lanes[0].hyperparameters[name])
         self._at = environment.horizon
+        self.between: Callable[[], None] = lambda: None
+        """Called before each gradient step: live values may be written then."""
         self._build()
         for member, lane in enumerate(lanes):
             self.refill(member, lane)

@@ -4,15 +4,14 @@ import asyncio
 import logging
 from typing import Final
 
-from tars.agents.host import LiveAgent
-from tars.agents.world import EPISODES_PER_SECOND, LEARNER, Episode, World
+from tars.agents.game import JointPlay
+from tars.agents.host import LiveAgent, last_run
+from tars.agents.world import EPISODES_PER_SECOND, Episode, Spell, Start, World, starts
 from tars.producers.agent_reports import Reporter
 from tars.runtime.app import Worker
 from tars.runtime.settings import Settings
 from tars.schemas.agent import AgentBeat, AgentReported
 from tars.schemas.game import GameReported
-from tars.schemas.hyperparameters import DQN
-from tars.schemas.running import RunningAgent
 
 log = logging.getLogger(__name__)
 
@@ -52,53 +51,32 @@ class Host:
             await self._close("signal" if cause == "signal" else "error", detail)
 
     async def _open(self, worker: Worker, world_id: str) -> None:
-        """Start a world where its learning agent stopped: with the values it ran last, else those in the code."""
-        seed = int(world_id)
-        draft = World(world_id, DQN.demo_start(), seed=seed, tell=self._tell, pace=self._pace)
-        agents = [LiveAgent(worker.bus, learner) for learner in draft.agents]
-        before = {agent.agent_id: await agent.last_run() for agent in agents}
-        learnt: RunningAgent = before[f"{LEARNER}-{world_id}"]
-        if learnt.applied:
-            draft = World(world_id, learnt.values, seed=seed, version=learnt.applied, tell=self._tell, pace=self._pace)
-            for agent, learner in zip(agents, draft.agents, strict=True):
-                agent.learner = learner
-        draft.start()
+        """Start a world where its agents stopped: each with the values it ran last, else those in the code."""
+        begin = starts()
+        before = {}
+        for role in begin:
+            agent_id = f"{role}-{world_id}"
+            before[agent_id] = await last_run(worker.bus, agent_id)
+            if before[agent_id].applied:
+                begin[role] = Start(before[agent_id].values, before[agent_id].applied)
+        world = World(world_id, begin, seed=int(world_id), tell=self._tell, pace=self._pace)
+        agents = [LiveAgent(worker.bus, player) for player in world.players]
+        world.start()
+        self.worlds.append(world)
         for agent in agents:
             await agent.start(before[agent.agent_id])
             self.agents[agent.agent_id] = agent
-        self.worlds.append(draft)
 
     def _tell(self, world_id: str, episode: Episode) -> None:
         """Report an episode; called from the world's thread."""
         if self._reporter is None:
             return
-        for agent_id, score in episode.scores.items():
-            agent = self.agents.get(agent_id)
-            if agent is None:
-                continue
-            learns = agent.learner.algorithm is not None
-            self._episodes[agent_id] = episode.number
-            self._reporter.report(
-                AgentReported(
-                    agent_id=agent_id,
-                    run_id=agent.run_id,
-                    episode=episode.number,
-                    step=episode.step if learns else 0,
-                    score=score,
-                    version=episode.version if learns else 0,
-                )
-            )
-        if episode.nash_conv is not None:
-            self._reporter.report(
-                GameReported(
-                    game_id=world_id,
-                    episode=episode.number,
-                    conflicts=episode.conflicts,
-                    latency=episode.latency,
-                    nash_conv=episode.nash_conv,
-                    gains=episode.gains,
-                )
-            )
+        for spell in episode.agents:
+            if (agent := self.agents.get(spell.agent_id)) is not None:
+                self._episodes[spell.agent_id] = episode.number
+                self._reporter.report(_reported(agent.run_id, episode.number, spell))
+        if episode.joint is not None:
+            self._reporter.report(_game(world_id, episode, episode.joint))
 
     async def _beat(self) -> None:
         """Say every BEAT_SECONDS that each agent lives; a world whose thread broke ends this process with its error."""
@@ -132,7 +110,30 @@ class Host:
             await agent.catch_up()
 
 
+def _reported(run_id: str, episode: int, spell: Spell) -> AgentReported:
+    return AgentReported(
+        agent_id=spell.agent_id,
+        run_id=run_id,
+        episode=episode,
+        step=spell.step,
+        score=spell.score,
+        version=spell.version,
+        finite=spell.finite,
+    )
+
+
+def _game(world_id: str, episode: Episode, joint: JointPlay) -> GameReported:
+    return GameReported(
+        game_id=world_id,
+        episode=episode.number,
+        conflicts=episode.conflicts,
+        latency=episode.latency,
+        nash_conv=joint.nash_conv,
+        gains={str(role): gain for role, gain in joint.gains.items()},
+    )
+
+
 def worker(settings: Settings, host: Host | None = None) -> Worker:
-    """Hosts two worlds: eight live agents, two of which learn."""
+    """Hosts two worlds: eight live agents, which all learn."""
     hosting = host or Host()
     return Worker("agents", settings, tasks=(hosting.run,), is_ready=hosting.is_ready, on_reconnect=hosting.catch_up)

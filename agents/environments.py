@@ -117,7 +117,8 @@ class RoleEnvironment:
     def __init__(self, role: Role, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
         if role not in ROLES:
             raise ValueError(f"{role} is no role of the game; choose among {', '.join(ROLES)}")
-        self.name = self.role = role
+        self.name: str = role
+        self.role: Role = role
         self.dtype, self.device = dtype, torch.device(device)
         self.actions: Actions = Discrete(ACTIONS[role]) if role in ACTIONS else Continuous(1)
         self.features, self.width, self.copies, self.horizon = FEATURES, 1, COPIES, HORIZON

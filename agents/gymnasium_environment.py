@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import gymnasium
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Box, Space
 from gymnasium.spaces import Discrete as DiscreteSpace
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tars.agents.environments import COPIES, Actions, Continuous, Discrete, Policy, Transition
@@ -103,7 +104,7 @@ class GymnasiumEnvironment:
             reward = (reward / self._paid.deviation[:, 0, None]).clamp(-CLIP, CLIP)
         return Transition(action, reward, after, terminated, cut if bool(cut.any()) else None, state)
 
-    def _step(self, lane: SyncVectorEnv, action: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _step(self, lane: SyncVectorEnv, action: NDArray[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """State, state before a reset, reward, terminated and cut of one lane's copies."""
         observation, reward, terminated, truncated, infos = lane.step(action)
         state, cut = self._flat(observation), terminated | truncated
@@ -171,7 +172,7 @@ class GymnasiumEnvironment:
         """Refuse: there is none."""
         raise ValueError(f"{self.name} cannot go on from a random state (lane {member}, {len(state)} bytes)")
 
-    def _flat(self, observation: np.ndarray) -> Tensor:
+    def _flat(self, observation: NDArray[Any]) -> Tensor:
         """Observations of a lane's copies [E, features]."""
         found = self._tensor(observation)
         if isinstance(self._observations, DiscreteSpace):
@@ -179,10 +180,10 @@ class GymnasiumEnvironment:
             return torch.nn.functional.one_hot(number, self.features).to(self.dtype)
         return found.reshape(len(found), -1)
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.as_tensor(np.asarray(array), device=self.device).to(self.dtype)
 
-    def _as_space(self, action: Tensor) -> np.ndarray:
+    def _as_space(self, action: Tensor) -> NDArray[Any]:
         """Actions [P, E, ...] as the environment wants them."""
         if isinstance(self._actions, DiscreteSpace):
             return action.cpu().numpy() + int(self._actions.start)
@@ -230,7 +231,7 @@ class Statistics:
         return {f"{name}.{part}": tensor for part, tensor in parts.items()}
 
 
-def _made(env_id: str) -> gymnasium.Env:
+def _made(env_id: str) -> gymnasium.Env[Any, Any]:
     try:
         return gymnasium.make(env_id, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
@@ -255,7 +256,7 @@ def _seeds(seed: int, copies: int) -> list[int]:
     return [int(number) for number in np.random.SeedSequence(seed).generate_state(copies)]
 
 
-def _features(env_id: str, space: Space) -> int:
+def _features(env_id: str, space: Space[Any]) -> int:
     if isinstance(space, DiscreteSpace):
         return int(space.n)
     if isinstance(space, Box) and space.dtype is not None and len(space.shape) < 3:  # noqa: PLR2004 - [height, width, colours]
@@ -264,7 +265,7 @@ def _features(env_id: str, space: Space) -> int:
     raise ValueError(f"{env_id}: observations must be Discrete or a Box of up to two axes, not {kind}")
 
 
-def _actions(env_id: str, space: Space) -> Actions:
+def _actions(env_id: str, space: Space[Any]) -> Actions:
     if isinstance(space, DiscreteSpace):
         return Discrete(int(space.n))
     if isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():

@@ -110,13 +110,9 @@ class LiveAgent:
         self._one_at_a_time = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
-    async def last_run(self) -> RunningAgent:
-        """Read what this agent ran when it was last heard of, to go on from there."""
-        self._history = await _until_possible(lambda: self._journal.newest("agent", self.agent_id))
-        return replay(self._history.events)
-
     async def start(self, before: RunningAgent) -> None:
         """Say that it runs, then listen; a configuration that came meanwhile is applied like a new one."""
+        self._history = await _until_possible(lambda: self._journal.newest("agent", self.agent_id))
         self.heard = before.applied
         self._say(
             f"{self.run_id}.started",
@@ -266,6 +262,12 @@ class LiveAgent:
     async def _put_aside(self, version: int, subject: str, body: bytes, error: Poison) -> None:
         letter = Unreadable("AGENTS", self.agent_id, version, subject, body)
         await _until_possible(lambda: put_aside(self._bus, letter, error.reason, error))
+
+
+async def last_run(bus: Bus, agent_id: str) -> RunningAgent:
+    """Read what an agent ran when it was last heard of, to go on from there."""
+    history: History[AgentEvent] = await _until_possible(lambda: Journal(bus).newest("agent", agent_id))
+    return replay(history.events)
 
 
 async def _until_possible(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -71,12 +71,12 @@ class JointGame:
         return self._state
 
     def step(self, actions: Mapping[Role, Tensor]) -> dict[Role, Transition]:
-        """Act once in every copy: actions [P, E], of resource [P, E, 1] in [-1, 1]."""
+        """Act once in every copy: actions [P, E], of resource [P, E, 1] in [-1, 1] (NaN: it gives nothing)."""
         state, chance = self._state[..., 0].long(), self._chance[self._at]
         joint = state
         for role, count in ACTIONS.items():
             joint = joint * count + actions[role]
-        given = capacity(actions["resource"])
+        given = capacity(actions["resource"]).nan_to_num(0.0)  # a diverged agent must not spoil the others' rewards
         m = adequacy(self._need.index_select(0, state.view(-1)).view(state.shape), given)
         base, slope = (t.index_select(0, joint.view(-1)).view(*state.shape, -1) for t in (self._base, self._slope))
         row = torch.addcmul(base, slope, m[..., None])

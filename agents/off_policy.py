@@ -58,6 +58,7 @@ class OffPolicy(Population):
         if active is not False:
             first = self._at // self._round * self._count  # by the step, whatever other lanes do
             for pick in self._picks[first : first + self._count]:
+                self.between()
                 self._gradient_step(Batch(self._buffer.sample(pick), self.environment.width), active)
         self._after_step()
 

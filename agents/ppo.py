@@ -53,11 +53,11 @@ class PPO(ActorCritic):
         whole = self._collected(rollout)
         size, batch = whole.advantage.shape[1], self._shared("batch_size")
         orders = self._random.uniform(self._shared("n_epochs"), size).argsort(-1)
-        active, limit = self._active(rollout), TOO_FAR * self._columns["target_kl"]
-        limited = bool((~limit.isnan()).any())
+        active = self._active(rollout)
         for order in orders:
-            for rows in order.split(batch, -1):
-                active = self._gradient_step(whole.rows(rows), active, limit if limited else None)
+            for rows in torch.split(order, batch, -1):
+                self.between()
+                active = self._gradient_step(whole.rows(rows), active)
 
     @torch.no_grad()
     def _collected(self, rollout: list[Step]) -> Rollout:
@@ -69,13 +69,13 @@ class PPO(ActorCritic):
         log_prob = self._first(policy, taken).log_prob(actions)  # type: ignore[no-untyped-call] # torch's
         return Rollout(states[:, :taken], actions, advantage, advantage + value, log_prob)
 
-    def _gradient_step(self, batch: Rollout, active: Tensor | None, limit: Tensor | None) -> Tensor | None:
-        """Learn from a minibatch; return who goes on [P] (None: all). `limit` [P]: NaN where there is none."""
+    def _gradient_step(self, batch: Rollout, active: Tensor | None) -> Tensor | None:
+        """Learn from a minibatch; return who goes on [P] (None: all)."""
         hp = self._columns
         policy, value = self.both(batch.state, tracked=True)
         log_ratio = policy.log_prob(batch.action) - batch.log_prob  # type: ignore[no-untyped-call] # torch's
-        if limit is not None:
-            far = divergence(log_ratio.detach()) > limit  # no comparison with NaN holds
+        if not bool(hp["target_kl"].isnan().all()):
+            far = divergence(log_ratio.detach()) > TOO_FAR * hp["target_kl"]  # no comparison with NaN holds
             active = ~far if active is None else active & ~far
         entropy = policy.entropy().mean(-1)  # type: ignore[no-untyped-call] # torch's
         loss = (

@@ -18,7 +18,7 @@ from report import Figure, arguments, percentile, show
 from tars.agents.app import Host
 from tars.agents.app import worker as agents_worker
 from tars.agents.host import Reload
-from tars.agents.world import World
+from tars.agents.world import Player, World
 from tars.producers.async_client import AsyncClient
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
@@ -66,12 +66,12 @@ async def bare(bus: Bus, other: Bus, values: dict[str, Value], count: int) -> li
 
 
 class Watched:
-    """Notes when a world's learner has applied each reload, and how long its vector steps are."""
+    """Notes when an agent's learner has applied each reload."""
 
-    def __init__(self, world: World) -> None:
-        self._inner = world.reload
+    def __init__(self, player: Player) -> None:
+        self._inner = player.reload
         self.applied: dict[int, float] = {}
-        world.reload = self._reload  # type: ignore[method-assign] # measured at the learner's own door
+        player.reload = self._reload  # type: ignore[method-assign] # measured at the learner's own door
 
     def _reload(self, reload: Reload, applied: Any) -> None:  # noqa: ANN401
         def noted(found: Any) -> None:  # noqa: ANN401
@@ -82,12 +82,10 @@ class Watched:
 
 
 def step_milliseconds(world: World, seconds: float) -> float:
-    """Length of a vector step with its gradient step, measured from the gradient steps done meanwhile."""
-    learner = world._learner  # noqa: SLF001
-    before, began = learner.gradient_steps(0), time.perf_counter()
+    """Mean time between two moments at which a reload can take effect, while all four agents learn."""
+    before, began = world.looks, time.perf_counter()
     time.sleep(seconds)
-    done = learner.gradient_steps(0) - before
-    return (time.perf_counter() - began) * 1e3 / max(done, 1)
+    return (time.perf_counter() - began) * 1e3 / max(world.looks - before, 1)
 
 
 async def applied(bus: Bus, watched: Watched, values: dict[str, Value], base: int, count: int) -> list[float]:
@@ -141,10 +139,10 @@ async def measure(*, quick: bool) -> list[Figure]:
         )
         journal = Journal(bus)
         history: History[AgentEvent] = await journal.read("agent", AGENT)
-        while not history.entries or host.worlds[0]._learner.gradient_steps(0) < 100:  # noqa: SLF001
+        while not history.entries or host.worlds[0].looks < 10_000:
             await asyncio.sleep(0.1)
             history = await journal.read("agent", AGENT)
-        watched = Watched(host.worlds[0])
+        watched = Watched(host.worlds[0].players[0])
         step = await asyncio.to_thread(step_milliseconds, host.worlds[0], 2.0)
         values = dict(DQN.demo_start())
         plain = await bare(bus, other, values, reloads)
