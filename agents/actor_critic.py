@@ -203,6 +203,8 @@ class ActorCritic(Population):
 
     def remember(self, member: int, rows: Tensor) -> None:
         """Go on with this rollout; raises ValueError where other lanes are in the middle of theirs."""
+        if len(rows) == 0 and self.is_between_rollouts:
+            return
         if self.members > 1:
             raise ValueError("a rollout in progress belongs to all lanes of a population")
         width, size = self.environment.width, self._outputs
@@ -218,6 +220,11 @@ class ActorCritic(Population):
         """A lane that is refilled in the middle of a rollout sits out its gradient step: see `_active`."""
         if self.members == 1:
             self._rollout = []
+
+    @property
+    def is_between_rollouts(self) -> bool:
+        """No rollout is in progress."""
+        return not self._rollout
 
     def _active(self, rollout: list[Step]) -> Tensor | None:
         """Which lanes learn from a rollout: those that it began with [P]; None: all."""

@@ -212,6 +212,11 @@ class Population(ABC):
             return int(number)
         return None if number != number and self.DECLARED[name].default is None else float(number)  # noqa: PLR0124
 
+    @property
+    def is_between_rollouts(self) -> bool:
+        """Whether a lane that is refilled now begins as a fresh population does."""
+        return True
+
     def gradient_steps(self, member: int) -> int:
         """Gradient steps done."""
         return int(next(iter(self._optimisers().values())).steps[member])

@@ -13,11 +13,14 @@ a table over joint actions is [S, 4, 3, 3] (policy, consensus, ethical). Everyth
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+
+if TYPE_CHECKING:
+    from tars.agents.doors import CoordinationGame
 
 Role = Literal["policy", "consensus", "ethical", "resource"]
 ROLES: tuple[Role, ...] = ("policy", "consensus", "ethical", "resource")
@@ -95,7 +98,7 @@ class Game:
         self.load, self.demand, self.risk, self.backlog = digits
         self.observation = torch.cat([one_hot(x, n) for x, n in zip(digits, SHAPE, strict=True)], 1).double()
         """[S, 19]: the four coordinates, one-hot."""
-        self.need = 0.10 + 0.11 * self.load + 0.25 * (self.demand % 2)
+        self.need = 0.10 + 0.11 * self.load.double() + 0.25 * (self.demand % 2)
         """[S]: the capacity at which everything gets done."""
         self._tabulate()
         self.successor = _successors()
@@ -277,6 +280,13 @@ class Game:
 def coordination_game() -> Game:
     """The game, built at the first call (well under a second) and shared by everyone in this process."""
     return Game()
+
+
+def parallel_env(render_mode: str | None = None) -> "CoordinationGame":
+    """Make the game as a PettingZoo parallel environment, for four learners of anybody's."""
+    from tars.agents.doors import CoordinationGame  # noqa: PLC0415 - what is played here needs no PettingZoo
+
+    return CoordinationGame(render_mode)
 
 
 def adequacy(need: Tensor, capacity: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import gymnasium
 import numpy as np
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tars.agents.environments import COPIES, Actions, Continuous, Discrete, Policy, Transition
 from tars.agents.game import HORIZON
+from tars.schemas.trial import Normalize
 
-Normalize = Literal["observations", "rewards"]
 LONGEST_EPISODE: Final = 10_000
 """Steps after which the evaluation of a policy in an environment without a time limit ends."""
 CLIP: Final = 10.0
@@ -58,11 +58,10 @@ class GymnasiumEnvironment:
         """Make as many lanes as there are seeds."""
         self.close()
         self._lanes = [_vector(self.name, self.copies) for _ in seeds]
-        shape, kind = (len(seeds), self.copies), {"dtype": self.dtype, "device": self.device}
-        self._state = torch.zeros(*shape, self.width, **kind)
-        self._running, self._discounted = torch.zeros(shape, **kind), torch.zeros(shape, **kind)
+        self._state = torch.zeros(len(seeds), self.copies, self.width, dtype=self.dtype, device=self.device)
+        self._running, self._discounted = self._state.new_zeros(2, len(seeds), self.copies).unbind(0)
         self._ended: list[list[float]] = [[] for _ in seeds]
-        self._score = torch.full((len(seeds),), math.nan, **kind)
+        self._score = self._state.new_full((len(seeds),), math.nan)
         self._seen = Statistics(len(seeds), self.features, self.dtype, self.device)
         self._paid = Statistics(len(seeds), 1, self.dtype, self.device)
         for member, seed in enumerate(seeds):
@@ -126,7 +125,8 @@ class GymnasiumEnvironment:
         """The observation itself, or less its running mean, over its running deviation."""
         if "observations" not in self._normalize:
             return state
-        return ((state - self._seen.mean[:, None]) / self._seen.deviation[:, None]).clamp(-CLIP, CLIP)
+        scaled: Tensor = ((state - self._seen.mean[:, None]) / self._seen.deviation[:, None]).clamp(-CLIP, CLIP)
+        return scaled
 
     def behaviour(self) -> Tensor:
         """Mean return of the episodes that ended in the lane's one, else as before; NaN until a first one ended."""
@@ -159,6 +159,7 @@ class GymnasiumEnvironment:
     def exact_score(self, policy: Policy) -> Tensor | None:
         """Unknown."""
         del policy
+        return None
 
     def tensors(self) -> dict[str, Tensor]:
         """The running statistics."""
@@ -167,6 +168,7 @@ class GymnasiumEnvironment:
     def random_state(self, member: int) -> Tensor | None:
         """Unknown: an environment of Gymnasium cannot be asked where it stands."""
         del member
+        return None
 
     def set_random_state(self, member: int, state: Tensor) -> None:
         """Refuse: there is none."""
@@ -186,12 +188,14 @@ class GymnasiumEnvironment:
     def _as_space(self, action: Tensor) -> NDArray[Any]:
         """Actions [P, E, ...] as the environment wants them."""
         if isinstance(self._actions, DiscreteSpace):
-            return action.cpu().numpy() + int(self._actions.start)
+            number: NDArray[Any] = action.cpu().numpy() + int(self._actions.start)
+            return number
         assert isinstance(self._actions, Box)  # noqa: S101 - `_actions` has looked
         share = (action.clamp(-1, 1).cpu().numpy() + 1) / 2
         low, high = self._actions.low.reshape(-1), self._actions.high.reshape(-1)
         whole = low + share * (high - low)
-        return whole.reshape(*whole.shape[:2], *self._actions.shape).astype(self._actions.dtype)
+        shaped: NDArray[Any] = whole.reshape(*whole.shape[:2], *self._actions.shape)
+        return shaped.astype(self._actions.dtype)
 
 
 class Statistics:
@@ -231,9 +235,14 @@ class Statistics:
         return {f"{name}.{part}": tensor for part, tensor in parts.items()}
 
 
+def _known(env_id: str) -> str:
+    """The id with the module that registers it, where it is one of ours."""
+    return f"tars.agents.doors:{env_id}" if env_id.startswith("tars/") else env_id
+
+
 def _made(env_id: str) -> gymnasium.Env[Any, Any]:
     try:
-        return gymnasium.make(env_id, disable_env_checker=True)
+        return gymnasium.make(_known(env_id), disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"{env_id}: {' '.join(str(error).split())}") from error
 
@@ -241,7 +250,7 @@ def _made(env_id: str) -> gymnasium.Env[Any, Any]:
 def _vector(env_id: str, copies: int) -> SyncVectorEnv:
     """One after the other in this process; an ended episode is reset in the same step, so no step is lost."""
     made = gymnasium.make_vec(
-        env_id,
+        _known(env_id),
         num_envs=copies,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
@@ -251,7 +260,7 @@ def _vector(env_id: str, copies: int) -> SyncVectorEnv:
     return made
 
 
-def _seeds(seed: int, copies: int) -> list[int]:
+def _seeds(seed: int, copies: int) -> list[int | None]:
     """A seed for each copy, unlike those of any other lane."""
     return [int(number) for number in np.random.SeedSequence(seed).generate_state(copies)]
 
@@ -259,7 +268,7 @@ def _seeds(seed: int, copies: int) -> list[int]:
 def _features(env_id: str, space: Space[Any]) -> int:
     if isinstance(space, DiscreteSpace):
         return int(space.n)
-    if isinstance(space, Box) and space.dtype is not None and len(space.shape) < 3:  # noqa: PLR2004 - [height, width, colours]
+    if isinstance(space, Box) and len(space.shape) < 3:  # noqa: PLR2004 - [height, width, colours]
         return int(np.prod(space.shape))
     kind = f"images {space.shape}" if isinstance(space, Box) else type(space).__name__
     raise ValueError(f"{env_id}: observations must be Discrete or a Box of up to two axes, not {kind}")

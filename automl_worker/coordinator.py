@@ -17,10 +17,10 @@ from tars.runtime.bus import Bus
 from tars.runtime.journal import Entry, History, Journal, stored_time
 from tars.runtime.leases import Lease, is_exhausted
 from tars.schemas.errors import Conflict, Poison
-from tars.schemas.hyperparameters import ALGORITHMS, Value
+from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Value
 from tars.schemas.streams import decode
 from tars.schemas.study import StudyEvent, StudyFailed, StudyFinished, StudyResumed, StudyStarted
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Trials:
         match found:
             case RunTrial():
                 self.board.asked.setdefault(found.number, found)
-            case TrialCompleted() | TrialFailed():
+            case TrialCompleted() | TrialPruned() | TrialFailed():
                 self.board.outcomes.setdefault(found.number, found)
         time = stored_time(headers["Nats-Time-Stamp"])
         self._moves.append(Entry(found, headers.get("Nats-Msg-Id", ""), self._read_up_to, time, None))
@@ -133,6 +133,14 @@ def plan(started: StudyStarted, board: Board) -> Ask | Wait | StudyFinished:
 
     def points(history: Sequence[tuple[dict[str, Value], float]], count: int) -> list[dict[str, Value]]:
         told = [Asked(point, score) for point, score in history]
-        return suggest(algorithm, started.searched, told, sampler=started.sampler, seed=started.seed, count=count)
+        return suggest(
+            algorithm,
+            started.searched,
+            told,
+            in_game=started.environment in GAME_ROLES,
+            sampler=started.sampler,
+            seed=started.seed,
+            count=count,
+        )
 
     return next_step(started, board, points, batch_size(started.trials), __version__)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tars.automl_worker.evidence import LOOKS, Look, assess, paired
+from tars.automl_worker.halving import rungs
 from tars.automl_worker.study import whole
 from tars.schemas.evidence import Evidence, PairedScore, Verdict
 from tars.schemas.hyperparameters import Value, all_same
 from tars.schemas.study import StudyFinished, StudyStarted
-from tars.schemas.trial import FAILED_SCORE, RunTrial, TrialCompleted, TrialFailed
+from tars.schemas.trial import FAILED_SCORE, RunTrial, TrialCompleted, TrialFailed, TrialPruned
 
 CANDIDATES: Final = 3
 """The best few of a search that are weighed on held-out seeds."""
@@ -26,7 +27,7 @@ class Board:
     """The trials of a study, as far as they are known."""
 
     asked: dict[int, RunTrial] = field(default_factory=dict)
-    outcomes: dict[int, TrialCompleted | TrialFailed] = field(default_factory=dict)
+    outcomes: dict[int, TrialCompleted | TrialPruned | TrialFailed] = field(default_factory=dict)
     unreadable: set[int] = field(default_factory=set)
     """Numbers whose trial or outcome is stored but cannot be read: used up, and counted as failed."""
 
@@ -35,6 +36,13 @@ class Board:
         outcome = self.outcomes.get(number)
         readable = number in self.asked and number not in self.unreadable
         return outcome.score if readable and isinstance(outcome, TrialCompleted) else None
+
+    def told(self, number: int) -> float:
+        """What the sampler learns of a trial: its score, a pruned one's where it ended, else the failed score."""
+        outcome = self.outcomes.get(number)
+        pruned = isinstance(outcome, TrialPruned) and number not in self.unreadable
+        score = outcome.score if pruned and outcome is not None else self.score(number)
+        return FAILED_SCORE if score is None else score
 
     def is_taken(self, number: int) -> bool:
         """Whether something is stored under this number; then nothing else ever is."""
@@ -75,7 +83,7 @@ def next_step(
 def _search(started: StudyStarted, board: Board, suggest: Suggest, numbers: Sequence[int]) -> tuple[RunTrial, ...]:
     """The trials of these numbers; the first of all is the incumbent."""
     told = [
-        (board.asked[n].hyperparameters, FAILED_SCORE if (score := board.score(n)) is None else score)
+        (board.asked[n].hyperparameters, board.told(n))
         for n in sorted(board.asked)
         if n < started.trials
     ]
@@ -179,10 +187,12 @@ def _finished(
     started: StudyStarted, board: Board, champion: dict[str, Value] | None, evidence: Evidence | None
 ) -> StudyFinished:
     completed = sum(board.score(number) is not None for number in range(started.trials))
+    pruned = sum(isinstance(board.outcomes.get(number), TrialPruned) for number in range(started.trials))
     return StudyFinished(
         study_id=started.study_id,
         completed=completed,
-        failed=started.trials - completed,
+        pruned=pruned,
+        failed=started.trials - completed - pruned,
         champion=champion,
         evidence=evidence,
     )
@@ -218,4 +228,8 @@ def _trial(
         train_episodes=episodes[0],
         eval_episodes=episodes[1],
         training=started.training,
+        score_range=started.score_range,
+        normalize=started.normalize,
+        trainer=started.trainer,
+        rungs=rungs(episodes[0]) if phase == "search" and number > 0 and started.trainer == "population" else (),
     )

@@ -35,9 +35,10 @@ def batch_size(trials: int) -> int:
     return min(max(SMALLEST_BATCH, math.ceil(trials / 5)), LARGEST_BATCH)
 
 
-def space_of(algorithm: Algorithm, searched: Sequence[str]) -> dict[str, Search]:
-    """Where a study of the game looks: the game's range of a key, else its declaration's."""
-    found = {name: algorithm.game_search.get(name) or algorithm[name].search for name in searched}
+def space_of(algorithm: Algorithm, searched: Sequence[str], *, in_game: bool) -> dict[str, Search]:
+    """Where a study looks: in the game at the game's range of a key, where it has one, else at its declaration's."""
+    ranges = algorithm.game_search if in_game else {}
+    found = {name: ranges.get(name) or algorithm[name].search for name in searched}
     return {name: search for name, search in found.items() if search is not None}
 
 
@@ -46,12 +47,13 @@ def suggest(
     searched: Sequence[str],
     history: Sequence[Asked],
     *,
+    in_game: bool,
     sampler: Sampler,
     seed: int,
     count: int,
 ) -> list[dict[str, Value]]:
     """The next `count` points, a pure function of what was asked and answered: the same history, the same points."""
-    space = space_of(algorithm, searched)
+    space = space_of(algorithm, searched, in_game=in_game)
     points: list[dict[str, Value]] = []
     for number in range(len(history), len(history) + count):
         known = [*history, *(Asked(point, None) for point in points)]

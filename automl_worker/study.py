@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 from tars.schemas.bounds import ill_typed
 from tars.schemas.errors import Refused
-from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Value, all_same, same
+from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Algorithm, Value, all_same, same
 from tars.schemas.message import By
 from tars.schemas.running import RunningAgent
 from tars.schemas.study import (
@@ -23,8 +23,8 @@ from tars.schemas.study import (
     StudyStopped,
 )
 
-DEFAULT_ENVIRONMENT: Final = "policy"
-"""What a study without a target trains in."""
+ROLE_OF: Final = {algorithm: role for role, algorithm in GAME_ROLES.items()}
+"""What a study of an algorithm trains in, where it does not say."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
     if reasons := _unfit(command, facts.agents):
         raise Refused(*reasons)
     target = next(iter(facts.agents.values()), None)
-    name: AlgorithmName | None = target.algorithm if target else command.algorithm
-    algorithm = ALGORITHMS[name or "dqn"]
+    algorithm = ALGORITHMS[(target.algorithm if target else command.algorithm) or "dqn"]
+    environment = target.role if target else command.environment or ROLE_OF[algorithm.name]
+    in_game = environment in GAME_ROLES
     structural = tuple(d.name for d in algorithm.hyperparameters if d.structural and d.search is not None)
     quick = facts.quick if command.quick is None else command.quick
     return [
@@ -81,10 +82,10 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
             study_id=command.study_id,
             by=facts.by,
             algorithm=algorithm.name,
-            environment=target.role if target else DEFAULT_ENVIRONMENT,
+            environment=environment,
             base={agent_id: agent.heard for agent_id, agent in facts.agents.items()},
-            incumbent=dict(target.values) if target else dict(algorithm.game_defaults),
-            searched=(*algorithm.game_search, *(structural if command.structural else ())),
+            incumbent=dict(target.values) if target else _defaults(algorithm, in_game=in_game),
+            searched=(*_searched(algorithm, in_game=in_game), *(structural if command.structural else ())),
             trials=command.trials,
             quick=quick,
             search_episodes=facts.quick_episodes if quick else facts.full_episodes,
@@ -94,12 +95,28 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
             structural=command.structural,
             threshold=facts.threshold,
             training="real" if facts.real else "surrogate",
+            score_range=command.score_range,
+            normalize=command.normalize,
+            trainer=command.trainer,
         )
     ]
 
 
+def _defaults(algorithm: Algorithm, *, in_game: bool) -> dict[str, Value]:
+    return dict(algorithm.game_defaults) if in_game else algorithm.defaults
+
+
+def _searched(algorithm: Algorithm, *, in_game: bool) -> tuple[str, ...]:
+    """The keys that a study varies unless it is asked for more."""
+    if in_game:
+        return tuple(algorithm.game_search)
+    return tuple(d.name for d in algorithm.hyperparameters if d.search is not None and not d.structural)
+
+
 def _unfit(command: StartStudy, agents: Mapping[str, RunningAgent]) -> list[str]:
     """Why these agents cannot be one target: they must live, learn, and run the same values in the same role."""
+    if reasons := _unfit_environment(command):
+        return reasons
     if command.algorithm is not None:
         return []
     if not agents and command.role is not None:
@@ -110,6 +127,21 @@ def _unfit(command: StartStudy, agents: Mapping[str, RunningAgent]) -> list[str]
         f"{n} follows a reference policy: it has nothing to tune" for n, a in agents.items() if a.algorithm is None
     ]
     return missing + dead + fixed or _incomplete(agents) or _differing(agents)
+
+
+def _unfit_environment(command: StartStudy) -> list[str]:
+    """Why this environment cannot be trained in: a gain in points of a score needs a scale."""
+    reasons = []
+    if command.algorithm is None and command.environment is not None:
+        reasons.append("a study for agents trains in what they act in: name no environment")
+    foreign = command.environment is not None and command.environment not in GAME_ROLES
+    if foreign and command.score_range is None:
+        reasons.append("name score_range, the returns that count as 0 and 1: without it a gain means nothing")
+    if foreign and command.score_range is not None and not command.score_range[0] < command.score_range[1]:
+        reasons.append(f"score_range {command.score_range} must rise")
+    if not foreign and (command.score_range is not None or command.normalize):
+        reasons.append("the game has a scale of its own: name neither score_range nor normalize")
+    return reasons
 
 
 def _incomplete(agents: Mapping[str, RunningAgent]) -> list[str]:

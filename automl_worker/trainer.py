@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import anyio
@@ -20,7 +21,7 @@ from tars.runtime.leases import holder_name
 from tars.runtime.telemetry import span
 from tars.schemas.errors import Conflict, Malformed, Poison
 from tars.schemas.streams import decode, history_subject
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialReported
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned, TrialReported
 
 log = logging.getLogger(__name__)
 
@@ -37,57 +38,61 @@ REPORT_EVERY: Final = 5
 """Episodes between two reports of a trial."""
 
 
+Outcome = TrialCompleted | TrialPruned | TrialFailed
+Groups = dict[object, list[tuple[Msg, RunTrial]]]
+"""Trials by what they must share to be lanes of one population."""
+
+
 class Trainer:
     """Trains what it pulls, one population after the other."""
 
-    def __init__(self, bus: Bus, ack_wait: float) -> None:
+    def __init__(self, bus: Bus, ack_wait: float, allowed: Collection[str] = ()) -> None:
         self._bus, self._ack_wait, self._holder = bus, ack_wait, holder_name()
+        self._allowed = allowed
+        self._loop = asyncio.get_running_loop()
         self._reporter = Reporter(bus)
         self._stopping = False
 
     async def run(self) -> None:
         """Work until cancelled; then give back what is not finished."""
-        trials = await self._bus.jetstream.pull_subscribe_bind(consumer=DURABLE, stream="TRIALS")
+        self._trials = await self._bus.jetstream.pull_subscribe_bind(consumer=DURABLE, stream="TRIALS")
         reporting = asyncio.create_task(self._reporter.run())
         try:
             while True:
-                if messages := await self._pull(trials):
+                if messages := await self._pull():
                     await self._work(messages)
                 end_if_cancelled()
         finally:
             self._stopping = True
             reporting.cancel()
 
-    async def _pull(self, trials: JetStreamContext.PullSubscription) -> list[Msg]:
+    async def _pull(self) -> list[Msg]:
         """Fetch a first trial, then those that come with it, up to LANES."""
-        messages = await _fetch(trials, 1, 1.0)
+        messages = await _fetch(self._trials, 1, 1.0)
         if messages:
             await asyncio.sleep(LINGER_SECONDS)
-            messages += await _fetch(trials, LANES - 1, LINGER_SECONDS)
+            messages += await _fetch(self._trials, LANES - 1, LINGER_SECONDS)
         return messages
 
     async def _work(self, messages: Sequence[Msg]) -> None:
         """Train all, group by group. What is not settled when this ends goes back at once."""
-        beats = [asyncio.create_task(keep_in_progress(message, self._ack_wait / 3)) for message in messages]
-        waiting = {id(message): message for message in messages}
+        hand = Hand(self._bus, self._ack_wait)
+        hand.take(messages)
         try:
             end_if_cancelled()
-            for group in (await self._readable(messages, waiting)).values():
-                await self._train(group, waiting)
+            groups = await self._readable(messages, hand)
+            while groups:
+                key = next(iter(groups))
+                await self._train(key, groups.pop(key), groups, hand)
         except AWAY as error:  # outcomes are stored or will be asked for again: back when NATS is
             log.warning("not settled", extra={"error": repr(error)})
         finally:
-            for beat in beats:
-                beat.cancel()
             with anyio.CancelScope(shield=True):
-                for message in waiting.values():
-                    await self._give_back(message)
+                await hand.give_back()
 
-    async def _readable(
-        self, messages: Sequence[Msg], waiting: dict[int, Msg]
-    ) -> dict[object, list[tuple[Msg, RunTrial]]]:
+    async def _readable(self, messages: Sequence[Msg], hand: "Hand") -> Groups:
         """Group what can share a population; put aside what cannot be read, and skip what is already counted."""
-        groups: dict[object, list[tuple[Msg, RunTrial]]] = {}
+        groups: Groups = {}
         for message in messages:
             try:
                 trial = decode(message.subject, message.data)
@@ -95,11 +100,10 @@ class Trainer:
                     raise Malformed(f"{trial.kind} is no trial to run")
             except Poison as error:
                 await dead_letter(self._bus, message, DURABLE, error.reason, error)
-                del waiting[id(message)]
+                hand.drop(message)
                 continue
             if await self._is_over(message, trial):
-                await settle(self._bus, message, DURABLE, None)
-                del waiting[id(message)]
+                await hand.settle(message)
                 continue
             suspect = message.metadata.num_delivered > ALONE_AFTER
             groups.setdefault(trial.key if suspect else group_of(trial), []).append((message, trial))
@@ -114,13 +118,30 @@ class Trainer:
         await self._count(Result(trial, None, None, 0.0, "no trainer that trained it lived to say what became of it"))
         return True
 
-    async def _train(self, group: list[tuple[Msg, RunTrial]], waiting: dict[int, Msg]) -> None:
-        with span(f"train {len(group)} trials", group[0][0].headers):
-            results = await asyncio.to_thread(run_group, [trial for _, trial in group], self._progress)
-            for (message, _), result in zip(group, results, strict=True):
+    async def _train(self, key: object, group: list[tuple[Msg, RunTrial]], groups: Groups, hand: "Hand") -> None:
+        """Train a group in a thread of its own; count each outcome as it comes."""
+        messages = {trial.key: message for message, trial in group}
+
+        async def fetched(count: int) -> list[RunTrial]:
+            """Trials that wait for a lane; those of another kind are trained after this group."""
+            new = await _fetch(self._trials, count, LINGER_SECONDS)
+            hand.take(new)
+            alike = Groups()
+            for other, members in (await self._readable(new, hand)).items():
+                (alike if other == key else groups).setdefault(other, []).extend(members)
+            found = alike.get(key, [])
+            messages.update({trial.key: message for message, trial in found})
+            return [trial for _, trial in found]
+
+        def more(like: RunTrial, count: int) -> Sequence[RunTrial]:
+            del like  # of this group
+            return asyncio.run_coroutine_threadsafe(fetched(count), self._loop).result()
+
+        results = run_group([trial for _, trial in group], self._progress, more, self._allowed)
+        with span(f"train {len(group)} trials", group[0][0].headers), ThreadPoolExecutor(1, "training") as thread:
+            while (result := await self._loop.run_in_executor(thread, next, results, None)) is not None:
                 await self._count(result)
-                await settle(self._bus, message, DURABLE, None)
-                del waiting[id(message)]
+                await hand.settle(messages.pop(result.trial.key))
 
     def _progress(self, trial: RunTrial, episode: int, score: float) -> None:
         """Report now and then; called from the training thread, which ends here when this worker stops."""
@@ -134,8 +155,17 @@ class Trainer:
     async def _count(self, result: Result) -> None:
         """Write the outcome, if nobody has: a trial counts once, however often it was trained."""
         trial = result.trial
-        event: TrialCompleted | TrialFailed
-        if result.score is None:
+        event: Outcome
+        if result.pruned_at is not None and result.score is not None:
+            event = TrialPruned(
+                study_id=trial.study_id,
+                number=trial.number,
+                score=result.score,
+                episode=result.pruned_at,
+                cpu_seconds=result.cpu_seconds,
+                holder=self._holder,
+            )
+        elif result.score is None:
             event = TrialFailed(
                 study_id=trial.study_id, number=trial.number, error=result.error or "no score", holder=self._holder
             )
@@ -153,7 +183,7 @@ class Trainer:
                 return
             await asyncio.sleep(AGAIN_SECONDS)  # training it again would cost more than waiting for NATS
 
-    async def _stored(self, event: TrialCompleted | TrialFailed) -> bool:
+    async def _stored(self, event: Outcome) -> bool:
         try:
             await self._bus.publish(event, id=f"{event.key}.outcome", after=(history_subject("trial", event.key), 0))
         except Conflict:
@@ -163,11 +193,38 @@ class Trainer:
             return False
         return True
 
-    async def _give_back(self, message: Msg) -> None:
-        try:
-            await message.nak()
-        except (NatsError, OSError) as error:
-            log.warning("not given back", extra={"subject": message.subject, "error": repr(error)})
+
+class Hand:
+    """Messages that this trainer holds, kept in progress until they are settled."""
+
+    def __init__(self, bus: Bus, ack_wait: float) -> None:
+        self._bus, self._ack_wait = bus, ack_wait
+        self._held: dict[int, tuple[Msg, asyncio.Task[None]]] = {}
+
+    def take(self, messages: Sequence[Msg]) -> None:
+        """Hold these too."""
+        for message in messages:
+            beat = asyncio.create_task(keep_in_progress(message, self._ack_wait / 3))
+            self._held[id(message)] = message, beat
+
+    async def settle(self, message: Msg) -> None:
+        """Acknowledge one: its effect is stored."""
+        await settle(self._bus, message, DURABLE, None)
+        self.drop(message)
+
+    def drop(self, message: Msg) -> None:
+        """Hold one no longer."""
+        _, beat = self._held.pop(id(message))
+        beat.cancel()
+
+    async def give_back(self) -> None:
+        """Let others have what is not settled."""
+        for message, _ in list(self._held.values()):
+            self.drop(message)
+            try:
+                await message.nak()
+            except (NatsError, OSError) as error:
+                log.warning("not given back", extra={"subject": message.subject, "error": repr(error)})
 
 
 async def _fetch(trials: JetStreamContext.PullSubscription, count: int, seconds: float) -> list[Msg]:

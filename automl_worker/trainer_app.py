@@ -9,6 +9,6 @@ def worker(settings: Settings) -> Worker:
     """Trains trials."""
 
     async def train(running: Worker) -> None:
-        await Trainer(running.bus, settings.ack_wait_seconds).run()
+        await Trainer(running.bus, settings.ack_wait_seconds, settings.callable_trainers).run()
 
     return Worker("trainer", settings, durables=(DURABLE,), tasks=(train,))

@@ -1,25 +1,35 @@
-"""Training a group of trials as the lanes of one population."""
+"""Training trials: as the lanes of one population, or one by one where another trainer is asked for."""
 
 import math
 import time
 import traceback
-from collections.abc import Callable, Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Final
 
 import torch
 
-from tars.agents.algorithm import Lane
+from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
-from tars.agents.environments import RoleEnvironment
+from tars.agents.environments import Environment, RoleEnvironment
+from tars.agents.game import ROLES
+from tars.agents.gymnasium_environment import GymnasiumEnvironment
+from tars.automl_worker.halving import falls_behind
+from tars.automl_worker.single_trainer import resolve
 from tars.schemas.hyperparameters import Values
 from tars.schemas.trial import RunTrial
 
 EVALUATION: Final = 0x5EED
 """Mixed into a trial's seed for its evaluation: incumbent and candidate of one seed are judged by the same chance."""
+RECENT: Final = 5
+"""Episodes whose mean behaviour score counts at a rung: one alone is mostly chance."""
 
 Progress = Callable[[RunTrial, int, float], None]
-"""(trial, episode, behaviour score)."""
+"""(trial, episode, behaviour score); raises to end the training."""
+More = Callable[[RunTrial, int], Sequence[RunTrial]]
+"""(a trial, how many): others that wait and can share its population."""
 
 
 @dataclass(frozen=True)
@@ -32,61 +42,149 @@ class Result:
     exact_score: float | None
     cpu_seconds: float
     error: str | None = None
+    pruned_at: int | None = None
+    """The rung at which it ended; its score is the behaviour score there."""
 
 
 def group_of(trial: RunTrial) -> Hashable:
-    """What trials must share to be lanes of one population; a trial that cannot say is alone."""
-    structure: Hashable
+    """What trials must share to be lanes of one population; a trial that cannot say, or is no lane, is alone."""
     try:
         structure = ALGORITHMS[trial.algorithm].structure(trial.hyperparameters)
     except KeyError:
-        structure = (trial.key,)
-    return trial.algorithm, trial.environment, structure, trial.train_episodes, trial.eval_episodes, trial.training
+        return trial.key
+    if trial.trainer != "population":
+        return trial.key
+    task = (trial.environment, trial.score_range, trial.normalize, trial.training)
+    return trial.algorithm, structure, task, trial.train_episodes, trial.eval_episodes, trial.rungs
 
 
-def run_group(trials: Sequence[RunTrial], progress: Progress) -> list[Result]:
-    """Train the trials as one population; if that breaks, each alone, so that one bad trial fails alone."""
+def run_group(trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str]) -> Iterator[Result]:
+    """Train the trials together, and those that take the lanes of pruned ones; tell each result as it comes.
+
+    If that breaks, each goes on alone, so that one bad trial fails alone. `allowed` names the functions that a trial
+    may ask for as its trainer.
+    """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    waiting = {trial.key: trial for trial in trials}
+
+    def taken(trial: RunTrial, count: int) -> Sequence[RunTrial]:
+        new = more(trial, count)
+        waiting.update({other.key: other for other in new})
+        return new
+
     try:
-        if trials[0].training == "surrogate":
-            return [_surrogate(trial) for trial in trials]
-        return _train(trials, progress)
+        for result in _results(trials, progress, taken, allowed):
+            del waiting[result.trial.key]
+            yield result
     except Exception as error:  # noqa: BLE001 - whatever a trial's values bring about is that trial's failure
-        if len(trials) > 1:
-            return [result for trial in trials for result in run_group([trial], progress)]
-        return [Result(trials[0], None, None, 0.0, _last_line(error))]
+        if len(waiting) == 1:
+            yield Result(next(iter(waiting.values())), None, None, 0.0, _last_line(error))
+            return
+        for trial in list(waiting.values()):
+            yield from run_group([trial], progress, lambda *_: (), allowed)
 
 
-def _train(trials: Sequence[RunTrial], progress: Progress) -> list[Result]:
-    began = time.thread_time()
-    environment = _environment(trials[0].environment)
-    lanes = [Lane(trial.seed, trial.hyperparameters) for trial in trials]
-    population = ALGORITHMS[trials[0].algorithm](environment, lanes)
-    for episode in range(trials[0].train_episodes):
-        scores = population.episode()
-        for trial, score in zip(trials, scores.tolist(), strict=True):
-            progress(trial, episode + 1, score)
-    finite = population.finite().tolist()
-    found = population.evaluate(trials[0].eval_episodes, [trial.seed ^ EVALUATION for trial in trials]).tolist()
-    exact = population.exact_score().tolist()
-    share = (time.thread_time() - began) / len(trials)
-    return [
-        _result(trial, score, true, share, sound=sound)
-        for trial, score, true, sound in zip(trials, found, exact, finite, strict=True)
-    ]
+def _results(
+    trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str]
+) -> Iterator[Result]:
+    if trials[0].training == "surrogate":
+        yield from (_surrogate(trial) for trial in trials)
+    elif trials[0].trainer == "population":
+        yield from _Crowd(trials, progress, more).run()
+    else:
+        yield from (_alone(trial, progress, allowed) for trial in trials)
 
 
-def _result(trial: RunTrial, score: float, exact: float, cpu_seconds: float, *, sound: bool) -> Result:
+class _Crowd:
+    """One population while its lanes are trained, pruned and refilled; all are at a boundary after each episode."""
+
+    def __init__(self, trials: Sequence[RunTrial], progress: Progress, more: More) -> None:
+        self._progress, self._more = progress, more
+        self._lanes: list[RunTrial | None] = list(trials)
+        self._done = [0] * len(trials)
+        self._recent: list[list[float]] = [[] for _ in trials]
+        self._rungs: dict[tuple[str, int], list[float]] = defaultdict(list)
+        """Scores of the trials of a study at a rung."""
+        self._cpu = [0.0] * len(trials)
+        first = trials[0]
+        lanes = [Lane(trial.seed, trial.hyperparameters) for trial in trials]
+        self._population: Population = ALGORITHMS[first.algorithm](environment_of(first), lanes)
+
+    def run(self) -> Iterator[Result]:
+        """Until every lane is empty."""
+        while live := [(lane, trial) for lane, trial in enumerate(self._lanes) if trial is not None]:
+            began = time.thread_time()
+            scores: list[float] = self._population.episode().tolist()
+            share = (time.thread_time() - began) / len(live)
+            for lane, trial in live:
+                self._done[lane] += 1
+                self._cpu[lane] += share
+                self._recent[lane] = [*self._recent[lane], scores[lane]][-RECENT:]
+                self._progress(trial, self._done[lane], scores[lane])
+            yield from self._ended([(lane, trial) for lane, trial in live if self._done[lane] == trial.train_episodes])
+            yield from self._pruned([(lane, trial) for lane, trial in live if self._done[lane] in trial.rungs])
+            self._refill(live[0][1])
+
+    def _ended(self, ended: Sequence[tuple[int, RunTrial]]) -> Iterator[Result]:
+        """Score those that are trained."""
+        if not ended:
+            return
+        began = time.thread_time()
+        seeds = [0 if trial is None else trial.seed ^ EVALUATION for trial in self._lanes]
+        finite = self._population.finite().tolist()
+        found = self._population.evaluate(ended[0][1].eval_episodes, seeds).tolist()
+        exact = self._population.exact_score()
+        share = (time.thread_time() - began) / len(ended)
+        for lane, trial in ended:
+            self._lanes[lane] = None
+            true = None if exact is None else float(exact[lane])
+            yield _result(trial, found[lane], true, self._cpu[lane] + share, sound=finite[lane])
+
+    def _pruned(self, arrived: Sequence[tuple[int, RunTrial]]) -> Iterator[Result]:
+        """End those that are behind at their rung."""
+        for lane, trial in arrived:
+            self._rungs[trial.study_id, self._done[lane]].append(fmean(self._recent[lane]))
+        for lane, trial in arrived:
+            score = fmean(self._recent[lane])
+            if falls_behind(score, self._rungs[trial.study_id, self._done[lane]]):
+                self._lanes[lane] = None
+                if math.isfinite(score):
+                    yield Result(trial, score, None, self._cpu[lane], pruned_at=self._done[lane])
+                else:
+                    yield Result(trial, None, None, self._cpu[lane], f"diverged: score {score} at a rung")
+
+    def _refill(self, like: RunTrial) -> None:
+        """Give empty lanes to trials that wait, while others still train: what all wait for is not prolonged by much."""
+        free = [lane for lane, trial in enumerate(self._lanes) if trial is None]
+        if not free or len(free) == len(self._lanes) or not self._population.is_between_rollouts:
+            return
+        for lane, trial in zip(free, self._more(like, len(free)), strict=False):
+            self._population.refill(lane, Lane(trial.seed, trial.hyperparameters))
+            self._lanes[lane], self._done[lane], self._recent[lane], self._cpu[lane] = trial, 0, [], 0.0
+
+
+def environment_of(trial: RunTrial) -> Environment:
+    """What a trial trains in."""
+    for role in ROLES:
+        if trial.environment == role:
+            return RoleEnvironment(role)
+    return GymnasiumEnvironment(trial.environment, score_range=trial.score_range, normalize=trial.normalize)
+
+
+def _result(trial: RunTrial, score: float, exact: float | None, cpu_seconds: float, *, sound: bool) -> Result:
     if not sound:
         return Result(trial, None, None, cpu_seconds, "diverged: parameters are not finite")
-    if not (math.isfinite(score) and math.isfinite(exact)):
+    if not math.isfinite(score) or not math.isfinite(exact or 0.0):
         return Result(trial, None, None, cpu_seconds, f"diverged: score {score}, exactly {exact}")
     return Result(trial, score, exact, cpu_seconds)
 
 
-def _environment(name: str) -> RoleEnvironment:
-    return RoleEnvironment(name)  # type: ignore[arg-type] # a name that is no role is refused there
+def _alone(trial: RunTrial, progress: Progress, allowed: Collection[str]) -> Result:
+    """Train by somebody else's code."""
+    began = time.process_time()
+    score = resolve(trial.trainer, allowed)(trial, lambda episode, score: progress(trial, episode, score))
+    return _result(trial, score, None, time.process_time() - began, sound=True)
 
 
 def _surrogate(trial: RunTrial) -> Result:

@@ -5,10 +5,10 @@ from typing import Final, assert_never
 
 from tars.schemas.message import Frozen
 from tars.schemas.study import StudyEvent, StudyFailed, StudyFinished, StudyResumed, StudyStarted, StudyStopped
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
 from tars.schemas.views import StudyRow, TrialRow
 
-TrialMessage = RunTrial | TrialCompleted | TrialFailed
+TrialMessage = RunTrial | TrialCompleted | TrialPruned | TrialFailed
 
 
 class Tally(Frozen):
@@ -16,6 +16,7 @@ class Tally(Frozen):
 
     asked: int = 0
     completed: int = 0
+    pruned: int = 0
     failed: int = 0
     confirmations: int = 0
     best_score: float | None = None
@@ -78,6 +79,9 @@ def trial_row(message: TrialMessage, before: TrialRow | None) -> TrialRow | None
         case TrialCompleted():
             change = {"stage": "completed", "score": message.score, "exact_score": message.exact_score}
             return before.model_copy(update={**change, "episode": before.train_episodes})
+        case TrialPruned():
+            change = {"stage": "pruned", "score": message.score, "episode": message.episode}
+            return before.model_copy(update=change)
         case TrialFailed():
             return before.model_copy(update={"stage": "failed", "score": message.score, "error": message.error})
         case _:
@@ -94,6 +98,8 @@ def tally(have: Tally, before: TrialRow | None, after: TrialRow) -> Tally:
         have = have.model_copy(update={"asked": have.asked + 1})
     if after.stage == "failed":
         return have.model_copy(update={"failed": have.failed + 1})
+    if after.stage == "pruned":
+        return have.model_copy(update={"pruned": have.pruned + 1})
     if after.stage != "completed" or after.score is None:
         return have
     best = after.score if have.best_score is None else max(have.best_score, after.score)

@@ -16,6 +16,7 @@ from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Command, Event, Report
 from tars.schemas.queries import Ask
 from tars.schemas.study import Sampler, StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
+from tars.schemas.trial import Normalize
 from tars.schemas.update import (
     ApplyUpdate,
     ApproveUpdate,
@@ -91,11 +92,20 @@ class Client:
         sampler: Sampler = "tpe",
         seed: int = 0,
         structural: bool = False,
+        environment: str | None = None,
+        score_range: tuple[float, float] | None = None,
+        normalize: Sequence[Normalize] = (),
+        trainer: str = "population",
     ) -> "StudyHandle":
-        """Search better values for the agents of a role, or for these agents, or for an algorithm as such."""
+        """Search better values for the agents of a role, or for these agents, or for an algorithm as such.
+
+        An algorithm as such is trained in its role of the game, or in `environment`: a Gymnasium id, with the returns
+        that count as 0 and 1 as `score_range`.
+        """
         command = StartStudy(
             study_id=study_id or fresh_id("s"), role=role, agents=tuple(agents), algorithm=algorithm, trials=trials,
-            quick=quick, sampler=sampler, seed=seed, structural=structural,
+            quick=quick, sampler=sampler, seed=seed, structural=structural, environment=environment,
+            score_range=score_range, normalize=tuple(normalize), trainer=trainer,
         )  # fmt: skip
         self.send(command)
         return StudyHandle(self, command.study_id)

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     real_eval_episodes: int = Field(10, ge=1, le=10_000)
     quick_mode_train_episodes: int = Field(10, ge=1, le=100_000)
     quick_mode_eval_episodes: int = Field(5, ge=1, le=10_000)
+    trainers: str = Field("", pattern=r"^\s*([A-Za-z_][\w.]*:[A-Za-z_]\w*\s*(,\s*|$))*$")
+    """Functions, as module:function, that a trial may name as its trainer; separated by commas. They run as the trainer."""
     four_eyes: Literal["auto", "on", "off"] = "auto"
     """On: who proposes may not approve. Auto: on when signatures tell two approvers apart."""
     rate_limit_per_minute: int = Field(30, ge=0, le=100_000)
@@ -63,6 +65,11 @@ class Settings(BaseSettings):
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @cached_property
+    def callable_trainers(self) -> frozenset[str]:
+        """`trainers`, one by one."""
+        return frozenset(name.strip() for name in self.trainers.split(",") if name.strip())
 
     @cached_property
     def nats(self) -> str:

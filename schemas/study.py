@@ -7,6 +7,7 @@ from pydantic import Field, StrictInt, model_validator
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import By, Command, Event, Holder, Id, Reason
+from tars.schemas.trial import TRAINER, Normalize
 
 Sampler = Literal["tpe", "random"]
 
@@ -22,6 +23,14 @@ class StartStudy(Command):
     """Or these; they must share role and values. With neither, `algorithm` is searched from its defaults."""
     algorithm: AlgorithmName | None = None
     """Only without a target."""
+    environment: str | None = None
+    """Only without a target: a role of the game, or a Gymnasium environment's id; None: the role it learns in the game."""
+    score_range: tuple[float, float] | None = None
+    """Returns of an episode that count as 0 and 1; needed for a Gymnasium environment, and only there."""
+    normalize: tuple[Normalize, ...] = ()
+    """What of a Gymnasium environment is brought to a running mean of 0 and deviation of 1."""
+    trainer: Annotated[str, Field(pattern=TRAINER)] = "population"
+    """population: our engine; sb3: Stable-Baselines3; module:function: what the trainers' setting TRAINERS allows."""
     trials: Annotated[StrictInt, Field(ge=1, le=1000)] = 20
     quick: bool | None = None
     """Short search trials (evidence is always full length); None: as USE_QUICK_MODE says."""
@@ -69,6 +78,9 @@ class StudyStarted(Event):
     structural: bool
     threshold: float
     """The held-out gain that makes a champion BETTER."""
+    score_range: tuple[float, float] | None = None
+    normalize: tuple[Normalize, ...] = ()
+    trainer: str = "population"
     training: Literal["real", "surrogate"] = "real"
 
 
@@ -87,6 +99,7 @@ class StudyFinished(Event):
     kind: Literal["study.finished.v1"] = "study.finished.v1"
     study_id: Id
     completed: int
+    pruned: int = 0
     failed: int
     champion: dict[str, Value] | None
     """The whole set; None: every trial failed."""

@@ -9,6 +9,8 @@ from tars.schemas.message import Command, Event, Frozen, Holder, Id, Report
 
 TrialNumber = Annotated[StrictInt, Field(ge=0, lt=1_000_000)]
 Phase = Literal["search", "confirmation"]
+Normalize = Literal["observations", "rewards"]
+"""What of an environment can be brought to a running mean of 0 and deviation of 1."""
 FAILED_SCORE = -1000.0
 TRAINER = r"^(population|sb3|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 
@@ -35,7 +37,7 @@ class RunTrial(TrialMessage, Command):
     """A role of the coordination game, or the id of a Gymnasium environment."""
     score_range: tuple[float, float] | None = None
     """Returns of an episode that count as 0 and 1; None: the game's own scale, elsewhere the return itself."""
-    normalize: tuple[Literal["observations", "rewards"], ...] = ()
+    normalize: tuple[Normalize, ...] = ()
     """What is brought to a running mean of 0 and deviation of 1; not for the game."""
     trainer: Annotated[str, Field(pattern=TRAINER)] = "population"
     """population: our engine; sb3: Stable-Baselines3; module:function: anything that trainers are allowed to call."""

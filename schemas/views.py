@@ -15,7 +15,7 @@ UpdateStage = Literal[
     "rolling back", "rolled back", "failed",
 ]  # fmt: skip
 StudyStage = Literal["running", "finished", "stopped", "failed"]
-TrialStage = Literal["waiting", "completed", "failed"]
+TrialStage = Literal["waiting", "completed", "pruned", "failed"]
 
 
 class AgentRow(Frozen):
@@ -120,6 +120,7 @@ class StudyRow(Frozen):
     searched: tuple[str, ...]
     asked: int = 0
     completed: int = 0
+    pruned: int = 0
     failed: int = 0
     """Search trials only, all three."""
     confirmations: int = 0

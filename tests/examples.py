@@ -30,7 +30,7 @@ from tars.schemas.study import (
     StudyStarted,
     StudyStopped,
 )
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialReported
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned, TrialReported
 from tars.schemas.update import (
     ApplyUpdate,
     ApproveUpdate,
@@ -120,6 +120,7 @@ TRIALS = (
     ),
     TrialCompleted(study_id=STUDY, number=3, score=0.75, exact_score=0.7421875, cpu_seconds=1.5, holder=HOLDER),
     TrialFailed(study_id=STUDY, number=4, score=-1000.0, error="FloatingPointError: it diverged", holder=HOLDER),
+    TrialPruned(study_id=STUDY, number=5, score=0.25, episode=20, cpu_seconds=0.125, holder=HOLDER),
     TrialReported(study_id=STUDY, number=3, episode=4, score=0.5),
 )  # fmt: skip
 

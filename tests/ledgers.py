@@ -22,7 +22,7 @@ from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Message
 from tars.schemas.session import SessionReported
 from tars.schemas.study import StudyFailed, StudyFinished, StudyResumed, StudyStarted, StudyStopped
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialReported
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned, TrialReported
 from tars.schemas.update import (
     ReadBack,
     UpdateApproved,
@@ -142,6 +142,8 @@ def trials(dice: random.Random, count: int) -> Iterator[Message]:
         outcome = dice.random()
         if outcome < 0.6:
             yield TrialCompleted(**place, score=dice.uniform(-1, 1), cpu_seconds=0.1, holder=HOLDER)
+        elif outcome < 0.7:
+            yield TrialPruned(**place, score=dice.uniform(-1, 1), episode=2, cpu_seconds=0.1, holder=HOLDER)
         elif outcome < 0.8:
             yield TrialFailed(**place, error="diverged", holder=HOLDER)
 
@@ -211,11 +213,12 @@ def expected_stages(messages: Sequence[Message]) -> dict[str, str]:
 def expected_counts(messages: Sequence[Message], study: str) -> dict[str, int]:
     """What a study must count, by counting."""
     asked = {m.number: m.phase for m in messages if isinstance(m, RunTrial) and m.study_id == study}
-    ended = [m for m in messages if isinstance(m, TrialCompleted | TrialFailed) and m.study_id == study]
+    ended = [m for m in messages if isinstance(m, TrialCompleted | TrialPruned | TrialFailed) and m.study_id == study]
     search = [m for m in ended if asked[m.number] == "search"]
     return {
         "asked": sum(phase == "search" for phase in asked.values()),
         "completed": sum(isinstance(m, TrialCompleted) for m in search),
+        "pruned": sum(isinstance(m, TrialPruned) for m in search),
         "failed": sum(isinstance(m, TrialFailed) for m in search),
         "confirmations": len(ended) - len(search),
     }

@@ -43,8 +43,8 @@ def _choose() -> None:
 def _one(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     target = listed(row.agents) if row.agents else "no agents"
     st.markdown(f":{COLOURS[row.stage]}-badge[{row.stage}] {row.algorithm} in {row.environment} for {target}")
-    done = row.completed + row.failed
-    st.progress(min(1.0, done / row.trials), f"search: {done} of {row.trials} trials, {row.failed} failed")
+    done = row.completed + row.pruned + row.failed
+    st.progress(min(1.0, done / row.trials), f"search: {done} of {row.trials} trials, {row.pruned} pruned, {row.failed} failed")
     one, two, three, four = st.columns(4)
     one.metric("best search score", score(row.best_score))
     two.metric("held-out trials", row.confirmations)
@@ -101,7 +101,7 @@ def studies_frame(rows: Sequence[StudyRow], now: datetime) -> pd.DataFrame:
                 row.study_id,
                 row.stage,
                 row.environment,
-                f"{row.completed + row.failed} of {row.trials}",
+                f"{row.completed + row.pruned + row.failed} of {row.trials}",
                 row.evidence.verdict if row.evidence else "",
                 row.by,
                 ago(row.started_at, now),

@@ -139,7 +139,7 @@ def _watch_study(bus: Client, study_id: str, agents: tuple[str, ...]) -> StudyFi
 def _progress(study: StudyRow | None, agents: Iterable[AgentRow]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     if study is not None:
-        done = study.completed + study.failed
+        done = study.completed + study.pruned + study.failed
         grid.add_row(
             "search", ProgressBar(total=study.trials, completed=done, width=30), f"{done} of {study.trials} trials"
         )
@@ -229,7 +229,7 @@ def _result(
     evidence = finished.evidence
     return {
         "study_id": finished.study_id,
-        "trials": finished.completed + finished.failed,
+        "trials": finished.completed + finished.pruned + finished.failed,
         "verdict": str(evidence.verdict) if evidence else None,
         "gain": evidence.gain if evidence else None,
         "update_id": update_id,

@@ -1,6 +1,7 @@
 """Commands about studies: start, stop, show."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,6 +13,7 @@ from tars.producers.client import StudyHandle
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import AlgorithmName
 from tars.schemas.study import Sampler, StudyFinished
+from tars.schemas.trial import Normalize
 from tars.schemas.views import StudyRow
 
 study = typer.Typer(help="Search for better values.", no_args_is_help=True)
@@ -24,6 +26,12 @@ def start(
     role: Annotated[str | None, typer.Option("--role", help="All live agents of a role.")] = None,
     agent: Annotated[list[str] | None, typer.Option("--agent", help="An agent; repeat it.")] = None,
     algorithm: Annotated[str | None, typer.Option("--algorithm", help="No target: only search.")] = None,
+    environment: Annotated[str | None, typer.Option("--environment", help="With --algorithm: what to train in.")] = None,
+    score_range: Annotated[
+        tuple[float, float] | None, typer.Option("--score-range", help="Returns that count as 0 and 1.")
+    ] = None,
+    normalize: Annotated[list[str] | None, typer.Option("--normalize", help="observations or rewards; repeat it.")] = None,
+    trainer: Annotated[str, typer.Option("--trainer", help="population, sb3, or module:function.")] = "population",
     trials: Annotated[int, typer.Option("--trials", min=1, max=1000)] = 20,
     quick: Annotated[bool | None, typer.Option("--quick/--full", help="Length of search trials.")] = None,
     sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
@@ -37,7 +45,8 @@ def start(
     with tars.connect() as bus:
         handle = bus.start_study(
             role=role, agents=tuple(agent or ()), algorithm=_algorithm(algorithm), study_id=study_id, trials=trials,
-            quick=quick, sampler=_sampler(sampler), seed=seed, structural=structural,
+            quick=quick, sampler=_sampler(sampler), seed=seed, structural=structural, environment=environment,
+            score_range=score_range, normalize=_normalize(normalize or ()), trainer=trainer,
         )  # fmt: skip
         if not wait:
             show_json({"study_id": handle.study_id}) if as_json else out.print(f"{handle.study_id}: started")
@@ -49,9 +58,17 @@ def start(
 def _algorithm(name: str | None) -> AlgorithmName | None:
     if name is None:
         return None
-    if name == "dqn":
-        return "dqn"
-    raise typer.BadParameter(f"there is no algorithm {name}; there is dqn")
+    for known in get_args(AlgorithmName):
+        if name == known:
+            return cast(AlgorithmName, known)
+    raise typer.BadParameter(f"there is no algorithm {name}; there are {', '.join(get_args(AlgorithmName))}")
+
+
+def _normalize(names: Sequence[str]) -> tuple[Normalize, ...]:
+    for name in names:
+        if name not in get_args(Normalize):
+            raise typer.BadParameter(f"{name} cannot be normalised; {' and '.join(get_args(Normalize))} can")
+    return tuple(cast(Normalize, name) for name in names)
 
 
 def _sampler(name: str) -> Sampler:
@@ -71,7 +88,7 @@ def _wait(handle: StudyHandle, trials: int) -> StudyFinished:
             except TimeoutError:
                 row = _progress(handle)
             if row is not None:
-                progress.update(search, completed=row.completed + row.failed)
+                progress.update(search, completed=row.completed + row.pruned + row.failed)
                 progress.update(held_out, completed=row.confirmations)
 
 
@@ -86,7 +103,7 @@ def _show_result(finished: StudyFinished, *, as_json: bool) -> None:
     if as_json:
         show_json(finished)
         return
-    out.print(f"{finished.study_id}: {finished.completed} trials completed, {finished.failed} failed")
+    out.print(f"{finished.study_id}: {finished.completed} trials completed, {finished.pruned} pruned, {finished.failed} failed")
     found = finished.evidence
     if found is None or finished.champion is None:
         out.print("no champion could be weighed")
@@ -117,7 +134,7 @@ def list_studies(*, as_json: AsJson = False) -> None:
         "study": lambda r: r.study_id,
         "stage": lambda r: r.stage,
         "for": lambda r: ", ".join(r.agents) or r.algorithm,
-        "trials": lambda r: f"{r.completed}+{r.failed} of {r.trials}",
+        "trials": lambda r: f"{r.completed}+{r.pruned}+{r.failed} of {r.trials}",
         "best": lambda r: number(r.best_score),
         "evidence": lambda r: f"{r.evidence.verdict} {r.evidence.gain:+.3f}" if r.evidence else "-",
         "started": lambda r: f"{clock(r.started_at)} by {r.by}",
@@ -137,7 +154,7 @@ def show(study_id: str, *, as_json: AsJson = False) -> None:
         show_json({"study": row.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]})
         return
     out.print(
-        f"{row.study_id}: {row.stage}, {row.completed} completed, {row.failed} failed, {row.confirmations} held-out"
+        f"{row.study_id}: {row.stage}, {row.completed} completed, {row.pruned} pruned, {row.failed} failed, {row.confirmations} held-out"
     )
     columns = {
         "trial": lambda t: t.number,

@@ -20,7 +20,7 @@ SAMPLERS: tuple[Sampler, ...] = ("tpe", "random")
 
 
 def ask(history: list[Asked], *, seed: int = 0, count: int = 4, sampler: Sampler = "tpe") -> list[dict[str, Value]]:
-    return suggest(DQN, SEARCHED, history, sampler=sampler, seed=seed, count=count)
+    return suggest(DQN, SEARCHED, history, in_game=True, sampler=sampler, seed=seed, count=count)
 
 
 def played(rounds: int, seed: int = 0, *, best: float = 3e-3) -> list[Asked]:
@@ -51,7 +51,7 @@ def test_no_point_of_a_search_comes_twice() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SAMPLERS))
 def test_every_point_is_of_plain_numbers_that_validation_lets_pass(seed: int, sampler: Sampler) -> None:
-    for point in suggest(DQN, STRUCTURAL, [], sampler=sampler, seed=seed, count=4):
+    for point in suggest(DQN, STRUCTURAL, [], in_game=True, sampler=sampler, seed=seed, count=4):
         assert {type(value) for value in point.values()} <= {int, float}
         assert objections(DQN, point, INCUMBENT, "medium") == []
 
@@ -60,7 +60,7 @@ def test_every_point_is_of_plain_numbers_that_validation_lets_pass(seed: int, sa
 @given(st.integers(0, 2**32 - 1))
 def test_every_point_lies_where_the_game_is_searched(seed: int) -> None:
     for point in ask([], seed=seed):
-        for name, search in space_of(DQN, SEARCHED).items():
+        for name, search in space_of(DQN, SEARCHED, in_game=True).items():
             value = point[name]
             assert value is not None
             assert not isinstance(search, Choice)

@@ -13,6 +13,7 @@ from tars.runtime.app import Worker
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings
+from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Event
 from tars.schemas.study import StartStudy, StopStudy, StudyEvent, StudyFinished, StudyStopped
 from tars.schemas.trial import FAILED_SCORE, RunTrial, TrialCompleted, TrialFailed
@@ -171,7 +172,7 @@ async def trials_readable(bus: Bus) -> list[TrialCompleted | TrialFailed]:
     return [entry.event for entry in entries]
 
 
-def _game() -> dict[str, float]:
+def _game() -> dict[str, Value]:
     from tars.schemas.hyperparameters import DQN  # noqa: PLC0415
 
     return dict(DQN.game_defaults)

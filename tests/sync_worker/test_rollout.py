@@ -9,7 +9,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from story import ADA, AGENTS, CHANGE, NOW, VALUES
-from tars.agents.host import Applied, LiveAgent, Reload
+from tars.agents.host import last_run, Applied, LiveAgent, Reload
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.leases import RESUMPTIONS, Lease, hold
@@ -73,7 +73,7 @@ class Fleet:
 
     async def join(self, learner: Learner) -> LiveAgent:
         agent = LiveAgent(self._bus, learner)
-        await agent.start(await agent.last_run())
+        await agent.start(await last_run(self._bus, agent.agent_id))
         self._tasks.append(asyncio.create_task(agent.run()))
         return agent
 

@@ -1,0 +1,23 @@
+"""Which trials go on: successive halving, decided at each rung by those that have come so far (Li et al. 2020, ASHA)."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Final
+
+RUNGS: Final = (20, 40)
+"""Episodes at which a full search trial is compared. Before episode 20 some learners, DDPG most, have not begun to rise."""
+FEWEST: Final = 4
+"""Trials at a rung, below which none is pruned."""
+
+
+def rungs(train_episodes: int) -> tuple[int, ...]:
+    """The rungs of a trial of this length; the last episode is none."""
+    return tuple(rung for rung in RUNGS if rung < train_episodes)
+
+
+def falls_behind(score: float, at_rung: Sequence[float]) -> bool:
+    """Whether a trial is in the worse half of those at its rung, itself included; a score that is no number is."""
+    comparable = [other for other in at_rung if other == other]  # noqa: PLR0124 - NaN is unlike itself
+    if len(at_rung) < FEWEST:
+        return False
+    return not (comparable and score >= median(comparable))

@@ -1,0 +1,165 @@
+"""Trials as lanes: together, pruned at rungs, refilled from what waits; one bad trial fails alone."""
+
+import math
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from tars.agents.algorithm import Lane
+from tars.agents.catalogue import ALGORITHMS
+from tars.agents.environments import RoleEnvironment
+from tars.automl_worker.halving import FEWEST, falls_behind, rungs
+from tars.automl_worker.single_trainer import NoTrainer, resolve
+from tars.automl_worker.training import EVALUATION, Result, group_of, run_group
+from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
+from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Value
+from tars.schemas.trial import RunTrial
+
+torch.set_num_threads(1)
+
+
+def trial(number: int, algorithm: AlgorithmName = "a2c", **changes: object) -> RunTrial:
+    role = next(role for role, name in GAME_ROLES.items() if name == algorithm)
+    values: dict[str, Value] = dict(DECLARED[algorithm].game_defaults)
+    fields = {
+        "study_id": "s", "number": number, "phase": "search", "algorithm": algorithm, "environment": role,
+        "hyperparameters": values, "seed": 100 + number, "train_episodes": 2, "eval_episodes": 1, **changes,
+    }  # fmt: skip
+    return RunTrial.model_validate(fields)
+
+
+def with_rate(number: int, rate: float, **changes: object) -> RunTrial:
+    return trial(number, hyperparameters={**DECLARED["a2c"].game_defaults, "learning_rate": rate}, **changes)
+
+
+def run(*trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[str] = ()) -> dict[int, Result]:
+    queue = list(waiting)
+
+    def more(like: RunTrial, count: int) -> list[RunTrial]:
+        assert group_of(like) == group_of(trials[0])
+        taken = queue[:count]
+        del queue[:count]
+        return taken
+
+    results = list(run_group(trials, lambda *_: None, more, allowed))
+    assert len({result.trial.number for result in results}) == len(results)
+    return {result.trial.number: result for result in results}
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_a_trials_score_is_that_of_its_own_lane(algorithm: AlgorithmName) -> None:
+    asked = [trial(number, algorithm) for number in range(3)]
+    found = run(*asked)
+    population = ALGORITHMS[algorithm](
+        RoleEnvironment(asked[0].environment),  # type: ignore[arg-type] # a role
+        [Lane(t.seed, t.hyperparameters) for t in asked],
+    )
+    for _ in range(2):
+        population.episode()
+    scores = population.evaluate(1, [t.seed ^ EVALUATION for t in asked])
+    assert [found[number].score for number in range(3)] == scores.tolist()
+
+
+def test_a_pruned_trials_lane_goes_to_one_that_waits_which_learns_what_it_would_have_learnt_anyway() -> None:
+    rates = (2e-3, 2e-3, 2e-3, 1e-6, 1e-6, 1e-6)
+    asked = [with_rate(n, rate, train_episodes=8, rungs=(4,)) for n, rate in enumerate(rates)]
+    late = trial(9, train_episodes=8, rungs=(4,))
+    found = run(*asked, waiting=[late])
+    pruned = {number for number, result in found.items() if result.pruned_at == 4}
+    assert len(pruned) >= 2
+    assert set(found) == {0, 1, 2, 3, 4, 5, 9}
+    alone = run(*[late, *asked[1:]])[9]
+    assert alone.score is not None
+    assert found[9].pruned_at == 4 or found[9].score == pytest.approx(alone.score, abs=1e-4)
+
+
+def test_a_trial_that_diverges_fails_alone() -> None:
+    found = run(with_rate(0, 2e-3), with_rate(1, 1e30), with_rate(2, 2e-3))
+    assert found[1].score is None
+    assert "diverged" in (found[1].error or "")
+    assert found[0].score is not None
+    assert found[2].score is not None
+
+
+def test_a_trial_that_cannot_begin_fails_with_the_reason_and_the_others_are_trained() -> None:
+    broken = trial(1, hyperparameters={**DECLARED["a2c"].game_defaults, "vf_coef": None})
+    lacking = trial(2, hyperparameters={"n_steps": 4})
+    found = run(trial(0), broken, lacking)
+    assert found[0].score is not None
+    assert found[2].error == "KeyError: 'learning_rate'"
+
+
+def test_dqn_does_not_act_where_actions_are_numbers() -> None:
+    found = run(trial(0, "dqn", environment="resource"))
+    assert "dqn learns Discrete actions; resource has Continuous" in (found[0].error or "")
+
+
+def test_an_unknown_environment_fails_the_trial_by_name() -> None:
+    found = run(trial(0, environment="NoSuchTask-v0", score_range=(0.0, 1.0)))
+    assert "NoSuchTask" in (found[0].error or "")
+
+
+def test_a_gymnasium_environment_is_trained_in_and_scored_by_its_range() -> None:
+    found = run(trial(0, environment="CartPole-v1", score_range=(0.0, 500.0)), trial(1, environment="CartPole-v1", score_range=(0.0, 500.0)))
+    for result in found.values():
+        assert result.error is None
+        assert 0.01 < (result.score or 0.0) < 1.0
+        assert result.exact_score is None
+
+
+def test_only_alike_trials_share_a_population() -> None:
+    base = group_of(trial(0))
+    assert group_of(with_rate(1, 5e-4)) == base
+    assert group_of(trial(1, hyperparameters={**DECLARED["a2c"].game_defaults, "n_steps": 8})) != base
+    assert group_of(trial(1, environment="policy")) != base
+    assert group_of(trial(1, train_episodes=3)) != base
+    assert group_of(trial(1, trainer="sb3")) != group_of(trial(2, trainer="sb3"))
+    assert group_of(trial(1, hyperparameters={})) == "s.1"
+
+
+def test_the_worse_half_falls_behind_and_few_or_equal_ones_do_not() -> None:
+    assert [falls_behind(score, [0.1, 0.2, 0.3, 0.4]) for score in (0.1, 0.2, 0.3, 0.4)] == [True, True, False, False]
+    assert not any(falls_behind(score, [0.1, 0.2, 0.3][: FEWEST - 1]) for score in (0.1, 0.2))
+    assert not falls_behind(0.5, [0.5] * 8)
+    assert falls_behind(math.nan, [math.nan, 0.1, 0.2, 0.3])
+    assert all(falls_behind(math.nan, [math.nan] * 4) for _ in range(2))
+    assert rungs(50) == (20, 40)
+    assert rungs(10) == ()
+
+
+def test_a_function_trains_where_the_trainer_allows_it_by_name() -> None:
+    found = run(trial(0, trainer="foreign:scored"), allowed=["foreign:scored"])
+    assert found[0].score == pytest.approx(2e-3 + 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("os:system", "os:system may not be called here: whoever runs this trainer allows it by TRAINERS=os:system"),
+        ("foreign:missing", "foreign:missing cannot be imported"),
+        ("no_such_module:train", "no_such_module:train cannot be imported"),
+        ("foreign:NUMBER", "foreign:NUMBER is no function"),
+        ("foreign:nan", "foreign:nan returned nan: a score is a finite number"),
+        ("foreign:breaks", "ZeroDivisionError"),
+    ],
+)
+def test_a_function_that_cannot_train_fails_its_trial_with_the_reason(name: str, why: str) -> None:
+    allowed = [] if name == "os:system" else [name]
+    found = run(trial(0, trainer=name), allowed=allowed)
+    assert why in (found[0].error or "")
+
+
+def test_progress_that_raises_ends_a_foreign_training() -> None:
+    def stop(trial: RunTrial, episode: int, score: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run_group([trial(0, trainer="foreign:scored")], stop, lambda *_: (), ["foreign:scored"]))
+
+
+def test_a_trainer_is_refused_without_being_imported_where_it_is_not_allowed() -> None:
+    with pytest.raises(NoTrainer, match="may not be called here"):
+        resolve("antigravity:fly_geohash", ["foreign:scored"])
+    assert "antigravity" not in sys.modules
