@@ -111,7 +111,7 @@ class GymnasiumEnvironment:
         if cut.any():
             after = state.clone()
             for copy in np.flatnonzero(cut):
-                after[copy] = self._flat(infos["final_obs"][copy][None])[0]
+                after[copy] = self._flat(np.asarray(infos["final_obs"][copy])[None])[0]
         return state, after, self._tensor(reward), self._tensor(terminated), self._tensor(cut)
 
     def _tally(self, reward: Tensor, cut: Tensor) -> None:

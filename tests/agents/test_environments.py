@@ -1,45 +1,99 @@
-"""The environment samples what the game computes exactly."""
+"""The environments sample what the game computes exactly, alone and jointly."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from tars.agents.environments import DRAWS, RoleEnvironment
-from tars.agents.game import ACTIONS, ROLES, STATES, Role, coordination_game
+from tars.agents.environments import COPIES, Discrete, RoleEnvironment
+from tars.agents.game import HORIZON, ROLES, STATES, Role, coordination_game
+from tars.agents.joint_game import JointGame
 
-LANES, COPIES = 2, 10_000
-"""The mean reward per step spreads by 0.32 in one copy, so by 0.0022 in all: tolerances are four times that."""
-
-
-def _play(environment: RoleEnvironment, actions: Tensor) -> tuple[Tensor, Tensor, float]:
-    """An episode of a policy [S] in many copies: states and actions visited, and the mean reward per step."""
-    generator = torch.Generator().manual_seed(7)
-    state = environment.start(torch.rand(LANES, COPIES, generator=generator))
-    states, taken, total = [], [], 0.0
-    for _ in range(environment.horizon):
-        action = actions[state]
-        states.append(state)
-        taken.append(action)
-        state, reward = environment.step(state, action, torch.rand(DRAWS, LANES, COPIES, generator=generator))
-        total += float(reward.mean())
-    return torch.stack(states), torch.stack(taken), total / environment.horizon
+LANES = 800
+"""The mean reward per step spreads by 0.32 in one copy, so by 0.003 in all: tolerances are three times that."""
 
 
-@pytest.mark.parametrize("role", ACTIONS)
+def reference(role: Role, state: Tensor) -> Tensor:
+    """What the reference policy does in states [P, E, 1]."""
+    number = state[..., 0].long()
+    policy = coordination_game().reference[ROLES.index(role)]
+    if role == "resource":
+        return (policy.float()[number] * 2 - 1)[..., None]
+    return policy.argmax(1)[number]
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_sampled_episodes_are_worth_what_dynamic_programming_says(role: Role) -> None:
-    actions = coordination_game().reference[ROLES.index(role)].argmax(1)
-    _, _, found = _play(RoleEnvironment(role), actions)
-    assert found == pytest.approx(float(coordination_game().value(role, actions[None])[0]), abs=0.009)
+    environment, game = RoleEnvironment(role), coordination_game()
+    environment.open(list(range(LANES)))
+    state, cuts = environment.begin(), []
+    for _ in range(HORIZON):
+        step = environment.step(reference(role, state))
+        cuts.append(step.cut is not None)
+        assert not bool(step.terminated.any())
+        state = step.state
+    exact = game.assess(game.reference).scores[role]
+    low, high = game.scales[role]
+    assert float(environment.behaviour().mean()) == pytest.approx(exact, abs=0.01 / (high - low))
+    assert cuts == [False] * (HORIZON - 1) + [True]
 
 
-def test_what_an_episode_amounted_to_is_told_for_all_four_roles() -> None:
-    environment, game = RoleEnvironment("policy"), coordination_game()
-    actions = game.reference.policy.argmax(1)
-    states, taken, _ = _play(environment, actions)
-    played, exact = environment.played(states, taken), game.assess(game.reference)
-    assert played.scores == pytest.approx(dict(exact.scores), abs=0.04)
-    assert played.conflicts == pytest.approx(dict(exact.conflicts), abs=0.003)
-    assert played.latency == pytest.approx(exact.latency, abs=0.005)
+@pytest.mark.parametrize("role", ROLES)
+def test_the_exact_score_of_a_policy_is_the_games(role: Role) -> None:
+    environment, game = RoleEnvironment(role, torch.float64), coordination_game()
+    environment.open([0, 1])
+    found = environment.exact_score(lambda state: reference(role, state))
+    assert found is not None
+    assert found.tolist() == pytest.approx([game.assess(game.reference).scores[role]] * 2, abs=1e-6)
+
+
+def test_joint_play_is_worth_what_dynamic_programming_says() -> None:
+    joint, game = JointGame(), coordination_game()
+    joint.open([5])
+    exact, played = game.assess(game.reference), []
+    for _ in range(300):
+        state = joint.begin()
+        for _ in range(HORIZON):
+            state = joint.step({role: reference(role, state) for role in ROLES})["policy"].state
+        played.append(joint.played())
+    for role in ROLES:
+        mean = sum(p.scores[role] for p in played) / len(played)
+        assert mean == pytest.approx(exact.scores[role], abs=0.1)
+    for kind, expected in exact.conflicts.items():
+        assert sum(p.conflicts[kind] for p in played) / len(played) == pytest.approx(expected, abs=0.004)
+    assert sum(p.latency for p in played) / len(played) == pytest.approx(exact.latency, abs=0.01)
+
+
+def test_joint_play_against_the_references_is_the_roles_own_environment() -> None:
+    joint, alone = JointGame(torch.float64), RoleEnvironment("policy", torch.float64)
+    joint.open([3])
+    alone.open([3])
+    state = joint.begin()
+    assert torch.equal(state, alone.begin())
+    for _ in range(HORIZON):
+        actions = {role: reference(role, state) for role in ROLES}
+        actions["resource"] = actions["resource"].double()
+        actions["policy"] = torch.full((1, COPIES), 2)
+        found, expected = joint.step(actions)["policy"], alone.step(actions["policy"])
+        assert torch.allclose(found.reward, expected.reward, atol=1e-6)
+        assert torch.equal(found.after, expected.after)
+        state = found.state
+
+
+def test_a_diverged_resource_gives_nothing_and_spoils_nobodys_reward() -> None:
+    joint = JointGame()
+    joint.open([1])
+    state = joint.begin()
+    actions = {role: reference(role, state) for role in ROLES}
+    steps = joint.step({**actions, "resource": torch.full((1, COPIES, 1), torch.nan)})
+    assert all(bool(step.reward.isfinite().all()) for step in steps.values())
+
+
+def test_what_was_not_played_cannot_be_told() -> None:
+    joint = JointGame()
+    joint.open([1])
+    joint.begin()
+    with pytest.raises(ValueError, match="no step of this episode was played"):
+        joint.played()
 
 
 def test_an_observation_shows_the_four_coordinates_of_a_state() -> None:
@@ -48,8 +102,9 @@ def test_an_observation_shows_the_four_coordinates_of_a_state() -> None:
     assert seen.shape == (STATES, environment.features)
     assert seen.sum(1).tolist() == [4.0] * STATES
     assert len({tuple(row) for row in seen.tolist()}) == STATES
+    assert environment.actions == Discrete(4)
 
 
-def test_a_role_without_discrete_actions_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="resource has no discrete actions"):
-        RoleEnvironment("resource")
+def test_a_role_that_the_game_does_not_have_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="driver is no role of the game; choose among policy, consensus"):
+        RoleEnvironment("driver")  # type: ignore[arg-type] # that is the point

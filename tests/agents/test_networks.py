@@ -50,15 +50,26 @@ def test_no_gradient_crosses_members() -> None:
     assert gradient.abs().amax(1).gt(0).tolist() == [False, True, False]
 
 
+def streams(seeds: list[int]) -> RandomStreams:
+    return RandomStreams(seeds, torch.float32, torch.device("cpu"))
+
+
 def test_a_lanes_numbers_depend_on_its_own_seed_only() -> None:
-    crowd, alone = RandomStreams([1, 2, 3]), RandomStreams([2])
+    crowd, alone = streams([1, 2, 3]), streams([2])
     assert torch.equal(crowd.uniform(4, 5)[:, 1], alone.uniform(4, 5)[:, 0])
     crowd.reseed(0, 99)
     assert torch.equal(crowd.uniform(4, 5)[:, 1], alone.uniform(4, 5)[:, 0])
 
 
 def test_a_reseeded_lane_starts_the_stream_of_its_new_seed() -> None:
-    crowd = RandomStreams([1, 2])
+    crowd = streams([1, 2])
     crowd.uniform(7)
     crowd.reseed(1, 5)
-    assert torch.equal(crowd.uniform(3)[:, 1], RandomStreams([5]).uniform(3)[:, 0])
+    assert torch.equal(crowd.uniform(3)[:, 1], streams([5]).uniform(3)[:, 0])
+
+
+def test_a_stream_goes_on_where_it_was_left() -> None:
+    left, other = streams([1, 2]), streams([8, 9])
+    left.normal(3)
+    other.set_state(0, left.state(1))
+    assert torch.equal(left.uniform(4)[:, 1], other.uniform(4)[:, 0])
