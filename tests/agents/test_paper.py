@@ -1,26 +1,29 @@
 """A lane of a population, episode after episode, against one plain learner written from each paper.
 
-The plain learners use lists for memory, torch's layers, optimisers, distributions and clipping, and loops over steps and
-copies. They draw their numbers in the order that a lane does, which is what a seed means.
+The plain learners use lists for memory, torch's layers, optimisers, distributions and clipping, and loops over steps
+and copies. They draw their numbers in the order that a lane does, which is what a seed means.
 """
 
 import math
 from collections import deque
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
+from torch.distributions import Categorical, Independent, Normal
 
-from tars.agents.algorithm import Lane
+from tars.agents.actor_critic import ActorCritic
+from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.dqn import WARM_UP
-from tars.agents.environments import COPIES, RoleEnvironment
+from tars.agents.environments import COPIES, Continuous, Discrete, RoleEnvironment, Transition
 from tars.agents.game import HORIZON, Role
+from tars.agents.networks import parameter_count
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
-from tars.schemas.hyperparameters import GAME_ROLES, Value
+from tars.schemas.hyperparameters import Value
 
 torch.set_num_threads(1)
 Values = Mapping[str, Any]
@@ -43,21 +46,41 @@ ODD: Final[dict[str, Values]] = {
     },
     "ppo": {
         "learning_rate": 5e-3, "gamma": 0.8, "gae_lambda": 0.7, "ent_coef": 0.1, "vf_coef": 0.9, "max_grad_norm": 0.05,
-        "n_steps": 12, "batch_size": 50, "clip_range": 0.05, "target_kl": 0.001,
+        "n_steps": 7, "batch_size": 37, "clip_range": 0.05, "target_kl": 0.01,
     },
     "ddpg": {
         "actor_learning_rate": 3e-4, "critic_learning_rate": 4e-3, "gamma": 0.8, "tau": 0.3, "noise_sigma": 0.7,
         "train_freq": 3, "gradient_steps": 2, "learning_starts": 700,
     },
 }  # fmt: skip
-"""Every value another: gradients are clipped, rollouts cross episodes, minibatches do not divide them."""
+"""Every value another: gradients are clipped, rollouts cross episodes, their last minibatch is a single row."""
+NEIGHBOURS: Final[dict[str, tuple[Values, Values]]] = {
+    "dqn": ({"learning_starts": 0, "target_update_interval": 32}, {"learning_starts": 100_000}),
+    "a2c": ({"gamma": 0.5}, {"max_grad_norm": 0.01}),
+    "ppo": ({"target_kl": 1e-9}, {"target_kl": None}),
+    "ddpg": ({"learning_starts": 0, "actor_learning_rate": 1e-2}, {"learning_starts": 100_000}),
+}
+"""Lanes beside it that begin earlier and never, or stop at once and never."""
+
+
+class Endings(RoleEnvironment):
+    """The game, in which some states end the task and others the time: each copy begins anew when it meets one."""
+
+    def step(self, action: Tensor) -> Transition:
+        """Act once in every copy."""
+        _, reward, after, terminated, cut, _ = super().step(action)
+        terminated = (after[..., 0] % 7 == 0).to(self.dtype)
+        late = (after[..., 0] % 5 == 0).to(self.dtype)
+        cut = torch.maximum(terminated, late if cut is None else cut)
+        self._state = torch.where(cut[..., None].bool(), self._start[0], after)
+        return Transition(action, reward, after, terminated, cut, self._state)
 
 
 class PlainLearner:
-    """One agent in one role of the game."""
+    """One agent in one environment."""
 
-    def __init__(self, role: Role, seed: int, values: Values) -> None:
-        self.values, self.environment = values, RoleEnvironment(role, torch.float64)
+    def __init__(self, environment: RoleEnvironment, seed: int, values: Values) -> None:
+        self.values, self.environment = values, environment
         self.environment.open([seed])
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
@@ -70,7 +93,7 @@ class PlainLearner:
 
     def mlp(self, sizes: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
         layers: list[nn.Module] = []
-        for i, o in zip(sizes, sizes[1:], strict=False):
+        for i, o in pairwise(sizes):
             layers += [nn.Linear(i, o).double(), activation()]
         return nn.Sequential(*layers[:-1])
 
@@ -110,7 +133,8 @@ def draw_orthogonally(network: nn.Sequential, generator: torch.Generator, head: 
 
 
 def flat(*networks: nn.Sequential) -> Tensor:
-    return torch.cat([x for n in networks for y in linears(n) for x in (y.weight.detach().T.flatten(), y.bias.detach())])
+    layers = [layer for network in networks for layer in linears(network)]
+    return torch.cat([x.detach() for layer in layers for x in (layer.weight.T.flatten(), layer.bias)])
 
 
 def follow(target: nn.Sequential, online: nn.Sequential, tau: float) -> None:
@@ -118,20 +142,19 @@ def follow(target: nn.Sequential, online: nn.Sequential, tau: float) -> None:
         ours.data += tau * (theirs.data - ours.data)
 
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, *networks: nn.Sequential, longest: float | None) -> None:
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, longest: float = math.inf) -> None:
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-    if longest is not None:
-        nn.utils.clip_grad_norm_([p for network in networks for p in network.parameters()], longest)
+    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], longest)
     optimiser.step()
 
 
 class PlainReplay(PlainLearner):
     """Algorithm 1 of Mnih et al. 2015 and of Lillicrap et al. 2016 share their memory."""
 
-    def __init__(self, role: Role, seed: int, values: Values) -> None:
-        super().__init__(role, seed, values)
-        self.memory = deque[tuple[Tensor, Tensor, Tensor, Tensor]](maxlen=int(values["buffer_size"]))
+    def __init__(self, environment: RoleEnvironment, seed: int, values: Values) -> None:
+        super().__init__(environment, seed, values)
+        self.memory = deque[tuple[Tensor, ...]](maxlen=int(values["buffer_size"]))
 
     def episode(self) -> None:
         freq, repeats = self.values["train_freq"], self.values["gradient_steps"]
@@ -142,7 +165,7 @@ class PlainReplay(PlainLearner):
             with torch.no_grad():
                 action = self.act(state, t)
             step = self.environment.step(action[None])
-            self.memory.extend(zip(state, step.after[0], action, step.reward[0], strict=True))
+            self.memory.extend(zip(state, step.after[0], action, step.reward[0], step.terminated[0], strict=True))
             self.steps += 1
             if self.steps % freq == 0 and self.steps * COPIES > self.values["learning_starts"]:
                 for pick in picks[t // freq * repeats : (t // freq + 1) * repeats]:
@@ -157,7 +180,7 @@ class PlainReplay(PlainLearner):
     def act(self, state: Tensor, t: int) -> Tensor:
         raise NotImplementedError
 
-    def gradient_step(self, state: Tensor, after: Tensor, action: Tensor, reward: Tensor) -> None:
+    def gradient_step(self, state: Tensor, after: Tensor, action: Tensor, reward: Tensor, ended: Tensor) -> None:
         raise NotImplementedError
 
     def after_step(self) -> None:
@@ -167,8 +190,8 @@ class PlainReplay(PlainLearner):
 class PlainDQN(PlainReplay):
     """Mnih et al. 2015."""
 
-    def __init__(self, role: Role, seed: int, values: Values) -> None:
-        super().__init__(role, seed, values)
+    def __init__(self, environment: RoleEnvironment, seed: int, values: Values) -> None:
+        super().__init__(environment, seed, values)
         self.q, self.target = (self.mlp((19, 64, 64, 4), nn.ReLU) for _ in range(2))
         draw_evenly(self.q, self.generator)
         self.target.load_state_dict(self.q.state_dict())
@@ -185,11 +208,12 @@ class PlainDQN(PlainReplay):
         at_random = (self.choose[t] * 4).long()
         return torch.where(self.explore[t] < share, at_random, self.q(self.observe(state)).argmax(-1))
 
-    def gradient_step(self, state: Tensor, after: Tensor, action: Tensor, reward: Tensor) -> None:
+    def gradient_step(self, state: Tensor, after: Tensor, action: Tensor, reward: Tensor, ended: Tensor) -> None:
         with torch.no_grad():
-            y = reward + self.values["gamma"] * self.target(self.observe(after)).amax(-1)
+            best = self.target(self.observe(after)).amax(-1)
+        y = torch.where(ended.bool(), reward, reward + self.values["gamma"] * best)
         taken = self.q(self.observe(state))[torch.arange(len(action)), action]
-        descend(nn.functional.smooth_l1_loss(taken, y), self.optimiser, self.q, longest=self.values["max_grad_norm"])
+        descend(nn.functional.smooth_l1_loss(taken, y), self.optimiser, self.values["max_grad_norm"])
 
     def after_step(self) -> None:
         if self.steps * COPIES % self.values["target_update_interval"] == 0:
@@ -202,8 +226,8 @@ class PlainDQN(PlainReplay):
 class PlainDDPG(PlainReplay):
     """Lillicrap et al. 2016."""
 
-    def __init__(self, role: Role, seed: int, values: Values) -> None:
-        super().__init__(role, seed, values)
+    def __init__(self, environment: RoleEnvironment, seed: int, values: Values) -> None:
+        super().__init__(environment, seed, values)
         self.actor, self.actor_target = (self.mlp((19, 64, 64, 1), nn.ReLU) for _ in range(2))
         self.critic, self.critic_target = (self.mlp((20, 64, 64, 1), nn.ReLU) for _ in range(2))
         for online, target in ((self.actor, self.actor_target), (self.critic, self.critic_target)):
@@ -220,17 +244,18 @@ class PlainDDPG(PlainReplay):
     def act(self, state: Tensor, t: int) -> Tensor:
         if self.steps * COPIES < self.values["learning_starts"]:
             return self.evenly[t]
-        noisy = self.actor(self.observe(state)).tanh() + self.values["noise_sigma"] * self.noise[t]
+        noisy: Tensor = self.actor(self.observe(state)).tanh() + self.values["noise_sigma"] * self.noise[t]
         return noisy.clamp(-1, 1)
 
-    def gradient_step(self, state: Tensor, after: Tensor, action: Tensor, reward: Tensor) -> None:
+    def gradient_step(self, state: Tensor, after: Tensor, action: Tensor, reward: Tensor, ended: Tensor) -> None:
         s, s2 = self.observe(state), self.observe(after)
         with torch.no_grad():
             q2 = self.critic_target(torch.cat([s2, self.actor_target(s2).tanh()], -1))[:, 0]
+        y = torch.where(ended.bool(), reward, reward + self.values["gamma"] * q2)
         q = self.critic(torch.cat([s, action], -1))[:, 0]
-        descend((reward + self.values["gamma"] * q2 - q).square().mean(), self.critic_optimiser, longest=None)
+        descend((y - q).square().mean(), self.critic_optimiser)
         value = self.critic(torch.cat([s, self.actor(s).tanh()], -1))
-        descend(-value.mean(), self.actor_optimiser, longest=None)
+        descend(-value.mean(), self.actor_optimiser)
         follow(self.actor_target, self.actor, self.values["tau"])
         follow(self.critic_target, self.critic, self.values["tau"])
 
@@ -241,133 +266,163 @@ class PlainDDPG(PlainReplay):
 class PlainActorCritic(PlainLearner):
     """Rollouts, and advantages by a loop over copies and steps (Schulman et al. 2016, equations 11 to 16)."""
 
-    def __init__(self, role: Role, seed: int, values: Values) -> None:
-        super().__init__(role, seed, values)
-        self.actor, self.critic = self.mlp((19, 64, 64, 3), nn.Tanh), self.mlp((19, 64, 64, 1), nn.Tanh)
-        draw_orthogonally(self.actor, self.generator, head=0.01, columns=3)
-        draw_orthogonally(self.critic, self.generator, head=1.0, columns=3)
-        self.both = [*self.actor.parameters(), *self.critic.parameters()]
-        self.rollout: list[tuple[Tensor, Tensor, Tensor, Tensor, bool]] = []
-        self.optimiser: torch.optim.Optimizer
+    def __init__(self, environment: RoleEnvironment, seed: int, values: Values) -> None:
+        super().__init__(environment, seed, values)
+        self.continuous = isinstance(environment.actions, Continuous)
+        outputs = 1 if self.continuous else 3
+        self.actor, self.critic = self.mlp((19, 64, 64, outputs), nn.Tanh), self.mlp((19, 64, 64, 1), nn.Tanh)
+        draw_orthogonally(self.actor, self.generator, head=0.01, columns=outputs)
+        draw_orthogonally(self.critic, self.generator, head=1.0, columns=outputs)
+        self.log_deviation = nn.Parameter(torch.zeros(1 if self.continuous else 0, dtype=torch.float64))
+        self.optimiser = self.new_optimiser([*self.actor.parameters(), *self.critic.parameters(), self.log_deviation])
+        self.rollout: list[tuple[Tensor, Transition]] = []
+
+    def new_optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+    def learn(self) -> None:
+        raise NotImplementedError
 
     def episode(self) -> None:
-        noise = self.uniform(HORIZON, COPIES)
+        draw = torch.randn if self.continuous else torch.rand
+        shape = (HORIZON, COPIES, 1) if self.continuous else (HORIZON, COPIES)
+        noise = draw(shape, generator=self.generator).double()
         state = self.environment.begin()[0]
         for t in range(HORIZON):
             with torch.no_grad():
-                share = self.actor(self.observe(state)).softmax(-1).cumsum(-1)[:, :-1]
-            action = (noise[t][:, None] >= share).sum(-1)
-            step = self.environment.step(action[None])
-            self.rollout.append((state, action, step.reward[0], step.after[0], t == HORIZON - 1))
+                step = self.environment.step(self.act(state, noise[t])[None])
+            self.rollout.append((state, step))
             state = step.state[0]
             if len(self.rollout) == self.values["n_steps"]:
                 self.learn()
                 self.rollout = []
 
-    def learn(self) -> None:
-        raise NotImplementedError
+    def act(self, state: Tensor, noise: Tensor) -> Tensor:
+        out: Tensor = self.actor(self.observe(state))
+        if self.continuous:
+            return out + self.log_deviation.exp() * noise
+        return (noise[:, None] >= out.softmax(-1).cumsum(-1)[:, :-1]).sum(-1)
+
+    def policy(self, state: Tensor) -> Any:  # noqa: ANN401 - torch's distributions are untyped
+        out = self.actor(self.observe(state))
+        return Independent(Normal(out, self.log_deviation.exp()), 1) if self.continuous else Categorical(logits=out)
 
     @torch.no_grad()
     def weighed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """State, action, advantage and return of every step, one after the other."""
         gamma, trace = self.values["gamma"], self.values["gae_lambda"]
-        states, actions, rewards, afters, cuts = zip(*self.rollout, strict=True)
-        values = [self.critic(self.observe(state))[:, 0].tolist() for state in states]
-        behind = [self.critic(self.observe(after))[:, 0].tolist() for after in afters]
-        advantages = torch.zeros(len(states), COPIES, dtype=torch.float64)
+        values = [self.critic(self.observe(state))[:, 0].tolist() for state, _ in self.rollout]
+        behind = [self.critic(self.observe(step.after[0]))[:, 0].tolist() for _, step in self.rollout]
+        advantages = torch.zeros(len(values), COPIES, dtype=torch.float64)
         for copy in range(COPIES):
             ahead = 0.0
-            for t in reversed(range(len(states))):
-                delta = float(rewards[t][copy]) + gamma * behind[t][copy] - values[t][copy]
-                ahead = delta + (0.0 if cuts[t] else gamma * trace * ahead)
+            for t, (_, step) in reversed(list(enumerate(self.rollout))):
+                next_value = 0.0 if step.terminated[0, copy] else behind[t][copy]
+                delta = float(step.reward[0, copy]) + gamma * next_value - values[t][copy]
+                ahead = delta + (0.0 if step.cut is not None and step.cut[0, copy] else gamma * trace * ahead)
                 advantages[t, copy] = ahead
         returns = advantages + torch.tensor(values, dtype=torch.float64)
-        return torch.cat(states), torch.cat(actions), advantages.flatten(), returns.flatten()
+        states, actions = (torch.cat(x) for x in zip(*((s, step.action[0]) for s, step in self.rollout), strict=True))
+        return states, actions, advantages.flatten(), returns.flatten()
 
-    def combined(self, policy: Tensor, value: Tensor, returned: Tensor, entropy: Tensor) -> Tensor:
-        critic = (returned - value).square().mean()
-        return policy + self.values["vf_coef"] * critic - self.values["ent_coef"] * entropy.mean()
-
-    def descend(self, loss: Tensor) -> None:
-        descend(loss, self.optimiser, self.actor, self.critic, longest=self.values["max_grad_norm"])
+    def descend(self, policy: Tensor, state: Tensor, returned: Tensor, entropy: Tensor) -> None:
+        """Descend the sum of three losses, of which the policy's is given."""
+        critic = (returned - self.critic(self.observe(state))[:, 0]).square().mean()
+        loss = policy + self.values["vf_coef"] * critic - self.values["ent_coef"] * entropy.mean()
+        descend(loss, self.optimiser, self.values["max_grad_norm"])
 
     def parameters(self) -> Tensor:
-        return flat(self.actor, self.critic)
+        return torch.cat([flat(self.actor, self.critic), self.log_deviation.detach()])
 
 
 class PlainA2C(PlainActorCritic):
     """Mnih et al. 2016, Algorithm S3."""
 
-    def __init__(self, role: Role, seed: int, values: Values) -> None:
-        super().__init__(role, seed, values)
-        self.optimiser = torch.optim.RMSprop(self.both, lr=values["learning_rate"], alpha=0.99, eps=1e-5)
+    def new_optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(parameters, lr=self.values["learning_rate"], alpha=0.99, eps=1e-5)
 
     def learn(self) -> None:
         state, action, advantage, returned = self.weighed()
-        policy = Categorical(logits=self.actor(self.observe(state)))
-        gain = policy.log_prob(action) * advantage  # type: ignore[no-untyped-call] # torch's
-        entropy = policy.entropy()  # type: ignore[no-untyped-call] # torch's
-        self.descend(self.combined(-gain.mean(), self.critic(self.observe(state))[:, 0], returned, entropy))
+        policy = self.policy(state)
+        gain = policy.log_prob(action) * advantage
+        self.descend(-gain.mean(), state, returned, policy.entropy())
 
 
 class PlainPPO(PlainActorCritic):
     """Schulman et al. 2017, Algorithm 1 and equation 7."""
 
-    def __init__(self, role: Role, seed: int, values: Values) -> None:
-        super().__init__(role, seed, values)
-        self.optimiser = torch.optim.Adam(self.both, lr=values["learning_rate"], eps=1e-5)
+    def new_optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.values["learning_rate"], eps=1e-5)
 
     def learn(self) -> None:
         state, action, advantage, returned = self.weighed()
         with torch.no_grad():
-            old = Categorical(logits=self.actor(self.observe(state))).log_prob(action)  # type: ignore[no-untyped-call]
-        orders = self.uniform(self.values["n_epochs"], len(action)).argsort(-1)
+            old = self.policy(state).log_prob(action)
+        orders = self.uniform(self.values["n_epochs"], len(state)).argsort(-1)
         for order in orders:
-            for start in range(0, len(action), self.values["batch_size"]):
+            for start in range(0, len(state), self.values["batch_size"]):
                 rows = order[start : start + self.values["batch_size"]]
                 if not self.minibatch(state[rows], action[rows], advantage[rows], returned[rows], old[rows]):
                     return
 
     def minibatch(self, state: Tensor, action: Tensor, advantage: Tensor, returned: Tensor, old: Tensor) -> bool:
-        policy, e = Categorical(logits=self.actor(self.observe(state))), self.values["clip_range"]
-        log_ratio = policy.log_prob(action) - old  # type: ignore[no-untyped-call] # torch's
-        ratio, limit = log_ratio.exp(), self.values["target_kl"]
+        policy, e, limit = self.policy(state), self.values["clip_range"], self.values["target_kl"]
+        log_ratio = policy.log_prob(action) - old
+        ratio = log_ratio.exp()
         if limit is not None and float((ratio - 1 - log_ratio).mean().detach()) > 1.5 * limit:
             return False
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        if len(advantage) > 1:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - e, 1 + e) * advantage)
-        entropy = policy.entropy()  # type: ignore[no-untyped-call] # torch's
-        self.descend(self.combined(-gain.mean(), self.critic(self.observe(state))[:, 0], returned, entropy))
+        self.descend(-gain.mean(), state, returned, policy.entropy())
         return True
 
 
 PLAIN: Final[dict[str, type[PlainLearner]]] = {"dqn": PlainDQN, "a2c": PlainA2C, "ppo": PlainPPO, "ddpg": PlainDDPG}
+ACTORS: Final[list[tuple[str, Role]]] = [
+    ("dqn", "policy"), ("a2c", "consensus"), ("a2c", "resource"), ("ppo", "ethical"), ("ppo", "resource"),
+    ("ddpg", "resource"),
+]  # fmt: skip
+"""Every algorithm with every kind of action that it can choose."""
 
 
-def lane_parameters(algorithm: str, snapshot: Mapping[str, Tensor]) -> Tensor:
-    """A lane's parameters without the outputs that a critic does not use."""
-    found = torch.cat([tensor for name, tensor in snapshot.items() if name.startswith("parameters.")])
-    if algorithm not in {"a2c", "ppo"}:
-        return found
-    actor, critic = found.chunk(2)
-    body = 19 * 64 + 64 + 64 * 64 + 64
-    return torch.cat([actor, critic[:body], critic[body : body + 192].view(64, 3)[:, 0], critic[-3:-2]])
+def lane_parameters(lane: Population, member: int) -> Tensor:
+    """A lane's parameters; a critic's without the outputs, and the deviation, that only its actor uses."""
+    found = [tensor for name, tensor in lane.snapshot(member).items() if name.startswith("parameters.")]
+    if not isinstance(lane, ActorCritic):
+        return torch.cat(found)
+    actions = lane.environment.actions
+    outputs = actions.n if isinstance(actions, Discrete) else actions.size
+    actor, critic = found[0].chunk(2)
+    body, weights = parameter_count([19, 64, 64]), 64 * outputs
+    own = torch.cat([critic[body : body + weights].view(64, outputs)[:, 0], critic[body + weights :][:1]])
+    last = body + weights + outputs
+    return torch.cat([actor[:last], critic[:body], own, actor[last:]])
 
 
-@pytest.mark.parametrize("odd", [False, True], ids=["the games values", "odd values"])
-@pytest.mark.parametrize("role", list(GAME_ROLES))
-def test_a_lane_learns_what_the_papers_algorithm_learns(role: Role, odd: bool) -> None:
-    name = GAME_ROLES[role]
+@pytest.mark.parametrize(
+    ("odd", "environment"),
+    [
+        pytest.param(False, RoleEnvironment, id="its values, the game"),
+        pytest.param(True, Endings, id="odd values, tasks that end"),
+        pytest.param(True, RoleEnvironment, id="odd values, the game", marks=pytest.mark.slow),
+        pytest.param(False, Endings, id="its values, tasks that end", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(("name", "role"), ACTORS, ids=[f"{name} {role}" for name, role in ACTORS])
+def test_a_lane_learns_what_the_papers_algorithm_learns(
+    name: str, role: Role, odd: bool, environment: type[RoleEnvironment]
+) -> None:
     usual: dict[str, Value] = {**DECLARED[name].game_defaults, **SMALL[name]}
     values: dict[str, Value] = {**usual, **(ODD[name] if odd else {})}
-    structure = {key: values[key] for key in ALGORITHMS[name].STRUCTURE}
-    lanes = [Lane(seed, {**usual, **structure}) for seed in range(3)]
-    lanes[1] = Lane(1, values)
-    population, plain = ALGORITHMS[name](RoleEnvironment(role, torch.float64), lanes), PLAIN[name](role, 1, values)
+    shared = {**usual, **{key: values[key] for key in ALGORITHMS[name].STRUCTURE}}
+    first, last = ({**shared, **other} for other in NEIGHBOURS[name])
+    lanes = [Lane(0, first), Lane(1, values), Lane(2, last)]
+    population = ALGORITHMS[name](environment(role, torch.float64), lanes)
+    plain = PLAIN[name](environment(role, torch.float64), 1, values)
     before = plain.parameters()
     for _ in range(3):
         population.episode()
         plain.episode()
-        ours = lane_parameters(name, population.snapshot(1))
-        assert torch.allclose(ours, plain.parameters(), atol=1e-9, rtol=0)
+        assert torch.allclose(lane_parameters(population, 1), plain.parameters(), atol=1e-9, rtol=0)
     assert not torch.allclose(before, plain.parameters(), atol=1e-3)
