@@ -13,6 +13,7 @@ from typing import Final
 
 import torch
 
+from tars.agents import training_thread
 from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import RoleEnvironment, capacity
@@ -178,8 +179,7 @@ class World:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        torch.set_flush_denormal(True)  # for each thread anew: moments decay into denormal numbers
-        torch.set_num_threads(1)
+        training_thread.prepare()
         try:
             number = 0
             while not self._stopping:

@@ -38,7 +38,6 @@ OURS: Final = ("actor_learning_rate", "critic_learning_rate", "noise_sigma")
 
 def train(trial: RunTrial, report: Report) -> float:
     """Train one trial and score what was learnt, normalised. Whatever `report` raises ends the training."""
-    torch.set_num_threads(1)
     with closing(training_environment(trial)) as environment:
         model = model_of(trial, environment)
         model.learn(trial.train_episodes * EPISODE, callback=_Reports(trial, report))

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-import torch
-
+from tars.agents import training_thread
 from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import Environment, RoleEnvironment
@@ -64,8 +63,7 @@ def run_group(trials: Sequence[RunTrial], progress: Progress, more: More, allowe
     If that breaks, each goes on alone, so that one bad trial fails alone. `allowed` names the functions that a trial
     may ask for as its trainer.
     """
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    training_thread.prepare()
     waiting = {trial.key: trial for trial in trials}
 
     def taken(trial: RunTrial, count: int) -> Sequence[RunTrial]:

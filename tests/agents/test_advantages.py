@@ -21,7 +21,7 @@ class Rollout:
         self.reward, self.value, self.after = (draw(*shape) * 4 - 2 for _ in range(3))
         self.cut = (draw(*shape) < 0.3).double()
         self.terminated = self.cut * (draw(*shape) < 0.5)
-        self.gamma, self.trace = draw(members), draw(members)
+        self.gamma, self.trace = (draw(members) * 1.2 - 0.1).clamp(0, 1), (draw(members) * 1.2 - 0.1).clamp(0, 1)
 
     def advantages(self) -> Tensor:
         return generalised_advantages(
@@ -51,7 +51,8 @@ def test_they_are_what_a_loop_over_steps_finds(rollout: Rollout) -> None:
 @given(rollouts)
 def test_a_trace_of_one_gives_n_step_returns(rollout: Rollout) -> None:
     rollout.trace[:] = 1.0
-    rollout.after[:, :-1] = rollout.value[:, 1:]  # nothing was reset but where an episode was cut
+    goes_on = rollout.cut[:, :-1] == 0
+    rollout.after[:, :-1] = torch.where(goes_on, rollout.value[:, 1:], rollout.after[:, :-1])
     returned = rollout.advantages() + rollout.value
     members, steps, copies = rollout.reward.shape
     for p in range(members):
@@ -67,11 +68,17 @@ def test_a_trace_of_one_gives_n_step_returns(rollout: Rollout) -> None:
                 assert abs(float(returned[p, t, e]) - total) <= 1e-12
 
 
+@given(rollouts, st.integers(0, 8))
+def test_nothing_that_comes_after_a_cut_reaches_back_over_it(rollout: Rollout, at: int) -> None:
+    rollout.cut[:, at : at + 1] = 1.0
+    before = rollout.advantages()[:, : at + 1]
+    for later in (rollout.reward, rollout.value, rollout.after):
+        later[:, at + 1 :] += 5.0
+    assert torch.equal(rollout.advantages()[:, : at + 1], before)
+
+
 @given(rollouts)
-def test_nothing_that_comes_after_a_cut_reaches_back_over_it(rollout: Rollout) -> None:
+def test_a_task_that_ended_is_worth_nothing_more(rollout: Rollout) -> None:
     before = rollout.advantages()
-    rollout.cut[:, 0] = 1.0
-    first = rollout.advantages()[:, 0]
-    rollout.reward[:, 1:] += 5.0
-    assert torch.equal(rollout.advantages()[:, 0], first)
-    assert before.shape == rollout.reward.shape
+    rollout.after += 5.0 * rollout.terminated
+    assert torch.equal(rollout.advantages(), before)

@@ -8,8 +8,8 @@ from tars.agents.environments import COPIES, Discrete, RoleEnvironment
 from tars.agents.game import HORIZON, ROLES, STATES, Role, coordination_game
 from tars.agents.joint_game import JointGame
 
-LANES = 800
-"""The mean reward per step spreads by 0.32 in one copy, so by 0.003 in all: tolerances are three times that."""
+LANES = 400
+"""The mean reward per step spreads by 0.32 in one copy, so by 0.004 in all: tolerances are three times that."""
 
 
 def reference(role: Role, state: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def test_sampled_episodes_are_worth_what_dynamic_programming_says(role: Role) ->
         state = step.state
     exact = game.assess(game.reference).scores[role]
     low, high = game.scales[role]
-    assert float(environment.behaviour().mean()) == pytest.approx(exact, abs=0.01 / (high - low))
+    assert float(environment.behaviour().mean()) == pytest.approx(exact, abs=0.012 / (high - low))
     assert cuts == [False] * (HORIZON - 1) + [True]
 
 
@@ -50,17 +50,17 @@ def test_joint_play_is_worth_what_dynamic_programming_says() -> None:
     joint, game = JointGame(), coordination_game()
     joint.open([5])
     exact, played = game.assess(game.reference), []
-    for _ in range(300):
+    for _ in range(60):
         state = joint.begin()
         for _ in range(HORIZON):
             state = joint.step({role: reference(role, state) for role in ROLES})["policy"].state
         played.append(joint.played())
     for role in ROLES:
         mean = sum(p.scores[role] for p in played) / len(played)
-        assert mean == pytest.approx(exact.scores[role], abs=0.1)
+        assert mean == pytest.approx(exact.scores[role], abs=0.2)
     for kind, expected in exact.conflicts.items():
-        assert sum(p.conflicts[kind] for p in played) / len(played) == pytest.approx(expected, abs=0.004)
-    assert sum(p.latency for p in played) / len(played) == pytest.approx(exact.latency, abs=0.01)
+        assert sum(p.conflicts[kind] for p in played) / len(played) == pytest.approx(expected, abs=0.008)
+    assert sum(p.latency for p in played) / len(played) == pytest.approx(exact.latency, abs=0.02)
 
 
 def test_joint_play_against_the_references_is_the_roles_own_environment() -> None:

@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -34,6 +35,12 @@ def with_rate(number: int, rate: float, **changes: object) -> RunTrial:
     return trial(number, hyperparameters={**DECLARED["a2c"].game_defaults, "learning_rate": rate}, **changes)
 
 
+def in_a_thread(work: Callable[[], list[Result]]) -> list[Result]:
+    """As a trainer does: what a training thread sets for itself must not reach the other tests."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
+
+
 def run(*trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[str] = ()) -> dict[int, Result]:
     queue = list(waiting)
 
@@ -43,7 +50,7 @@ def run(*trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[s
         del queue[:count]
         return taken
 
-    results = list(run_group(trials, lambda *_: None, more, allowed))
+    results = in_a_thread(lambda: list(run_group(trials, lambda *_: None, more, allowed)))
     assert len({result.trial.number for result in results}) == len(results)
     return {result.trial.number: result for result in results}
 
@@ -156,7 +163,9 @@ def test_progress_that_raises_ends_a_foreign_training() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(run_group([trial(0, trainer="foreign:scored")], stop, lambda *_: (), ["foreign:scored"]))
+        in_a_thread(
+            lambda: list(run_group([trial(0, trainer="foreign:scored")], stop, lambda *_: (), ["foreign:scored"]))
+        )
 
 
 def test_a_trainer_is_refused_without_being_imported_where_it_is_not_allowed() -> None:

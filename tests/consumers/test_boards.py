@@ -84,7 +84,7 @@ def test_a_study_counts_its_trials(seed: int) -> None:
     messages = ledger("TRIALS", seed, 40)
     views = folded("TRIALS", [stored(messages)], folded("EVENTS", [stored(started)]))
     for row in views.studies():
-        assert row.model_dump(include={"asked", "completed", "failed", "confirmations"}) == expected_counts(
+        assert row.model_dump(include={"asked", "completed", "pruned", "failed", "confirmations"}) == expected_counts(
             messages, row.study_id
         )
 
