@@ -1,5 +1,7 @@
 """The environments sample what the game computes exactly, alone and jointly."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +16,14 @@ LANES = 400
 
 def reference(role: Role, state: Tensor) -> Tensor:
     """What the reference policy does in states [P, E, 1]."""
-    number = state[..., 0].long()
+    return table(role)[state[..., 0].long()]
+
+
+@functools.cache
+def table(role: Role) -> Tensor:
+    """What it does in each state [S], or [S, 1]."""
     policy = coordination_game().reference[ROLES.index(role)]
-    if role == "resource":
-        return (policy.float()[number] * 2 - 1)[..., None]
-    return policy.argmax(1)[number]
+    return (policy.float() * 2 - 1)[:, None] if role == "resource" else policy.argmax(1)
 
 
 @pytest.mark.parametrize("role", ROLES)

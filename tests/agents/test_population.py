@@ -1,241 +1,232 @@
-"""What holds for every algorithm: each lane its own, every hyperparameter acts, and nothing crosses members."""
+"""What holds for every algorithm: each lane its own, to the last bit, and nothing of another learner gets in."""
 
 import math
-from itertools import product
+from itertools import permutations
 from typing import Final
 
 import pytest
 import torch
 from torch import Tensor
 
+from learners import A2C, DDPG, LEARNERS, NEW, PLAYERS, PPO, Learner, Values, every_learner, every_player, train
 from tars.agents.algorithm import Lane, Population
-from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import RoleEnvironment
-from tars.agents.game import ROLES, Role
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
-from tars.schemas.hyperparameters import GAME_ROLES, Value
 
 torch.set_num_threads(1)
-Values = dict[str, Value]
-LESS: Final[dict[str, Values]] = {
-    "dqn": {"batch_size": 8, "buffer_size": 1024, "learning_starts": 32},
-    "a2c": {},
-    "ppo": {"n_epochs": 2},
-    "ddpg": {"batch_size": 8, "buffer_size": 1024, "learning_starts": 32},
-}
-"""Less work than the game's values."""
-NEW: Final[Values] = {
-    "learning_rate": 5e-4, "gamma": 0.9, "tau": 0.5, "target_update_interval": 64, "max_grad_norm": 0.05,
-    "exploration_initial_eps": 0.8, "exploration_final_eps": 0.1, "exploration_fraction": 0.4, "learning_starts": 4096,
-    "batch_size": 16, "buffer_size": 512, "train_freq": 2, "gradient_steps": 2, "gae_lambda": 0.5, "ent_coef": 0.1,
-    "vf_coef": 0.1, "n_steps": 8, "clip_range": 0.01, "target_kl": 1e-4, "n_epochs": 3, "noise_sigma": 0.6,
-    "actor_learning_rate": 1e-4, "critic_learning_rate": 5e-3,
-}  # fmt: skip
-"""Of every key, another value than the game's."""
-EVERY_KEY: Final = [(role, name) for role in ROLES for name in DECLARED[GAME_ROLES[role]].names]
-every_role = pytest.mark.parametrize("role", ROLES)
+CROWD: Final[tuple[Values, ...]] = tuple(
+    {"learning_rate": rate, "gamma": gamma} for rate in (1e-4, 1e-3, 2e-3) for gamma in (0.9, 0.97)
+)
+STRANGERS: Final = sorted({pair for like in (PLAYERS, LEARNERS[3:]) for pair in permutations(like, 2)})
+"""Pairs of a learner and another, of another role or of the same."""
+OVERLOOKED: Final = pytest.mark.xfail(reason="PPO's tensors are A2C's and more, and restore overlooks those")
 
 
-def start(role: Role, **changes: Value) -> Values:
-    name = GAME_ROLES[role]
-    return {**DECLARED[name].game_defaults, **LESS[name], **changes}
-
-
-def population(role: Role, *lanes: Values, seeds: tuple[int, ...] = ()) -> Population:
-    numbers = seeds or tuple(range(len(lanes)))
-    made = [Lane(seed, {**start(role), **values}) for seed, values in zip(numbers, lanes, strict=True)]
-    return ALGORITHMS[GAME_ROLES[role]](RoleEnvironment(role), made)
-
-
-def train(learner: Population, episodes: int) -> Population:
-    for _ in range(episodes):
-        learner.episode()
-    return learner
-
-
-def weights(learner: Population, member: int) -> Tensor:
-    found = learner.snapshot(member)
+def weights(population: Population, member: int) -> Tensor:
+    found = population.snapshot(member)
     return torch.cat([tensor for name, tensor in found.items() if name.startswith("parameters.")])
 
 
-@every_role
-def test_a_lane_in_a_crowd_learns_what_it_learns_alone(role: Role) -> None:
-    lanes: list[Values] = [{"learning_rate": rate, "gamma": gamma} for rate, gamma in product((1e-4, 1e-3, 2e-3), (0.9, 0.97))]
-    crowd = train(population(role, *lanes, {}), 3)
+def exact(population: Population) -> Tensor:
+    score = population.exact_score()
+    assert score is not None  # the game is finite
+    return score
+
+
+def other_values(learner: Learner) -> Values:
+    """Another value of every key that lanes of one population need not share."""
+    return {name: NEW[name] for name in learner.names if name not in learner.kind.STRUCTURE}
+
+
+@every_learner
+def test_a_lane_in_a_crowd_learns_what_it_learns_alone(learner: Learner) -> None:
+    crowd = train(learner.population(*CROWD, other_values(learner)), 3)
     for member in (0, 5):
-        alone = train(population(role, lanes[member], seeds=(member,)), 3)
-        assert torch.allclose(weights(alone, 0), weights(crowd, member), atol=1e-6)
+        alone = train(learner.population(CROWD[member], seeds=(member,)), 3)
+        assert torch.allclose(weights(alone, 0), weights(crowd, member), rtol=0, atol=1e-6)
 
 
-@every_role
-def test_other_lanes_change_nothing_to_the_last_bit_not_even_by_diverging(role: Role) -> None:
-    calm = train(population(role, {}, {}, {}), 3)
-    wild = train(population(role, {}, {"learning_rate": math.inf}, {"gamma": 0.9}), 3)
-    assert wild.finite().tolist() == [True, False, True]
-    assert calm.weights_hash(0) == wild.weights_hash(0)
-    assert calm.weights_hash(2) != wild.weights_hash(2)
+@every_learner
+def test_other_lanes_change_nothing_to_the_last_bit_not_even_by_diverging(learner: Learner) -> None:
+    calm = learner.population({}, {}, {}, {})
+    wild = learner.population({}, {"learning_rate": math.inf}, {}, other_values(learner))
+    for _ in range(3):
+        assert torch.equal(calm.episode()[::2], wild.episode()[::2])
+    assert wild.finite().tolist() == [True, False, True, True]
+    assert [wild.weights_hash(m) == calm.weights_hash(m) for m in range(4)] == [True, False, True, False]
+    assert torch.equal(exact(calm)[::2], exact(wild)[::2])
+    assert torch.equal(calm.evaluate(2, range(4))[::2], wild.evaluate(2, range(4))[::2])
 
 
-@every_role
-def test_a_refilled_lane_is_a_fresh_one_even_after_divergence(role: Role) -> None:
-    fresh = train(population(role, {}, {"gamma": 0.9}, seeds=(1, 99)), 2)
-    used = train(population(role, {}, {"learning_rate": math.inf}, seeds=(1, 5)), 2)
-    used.refill(1, Lane(99, start(role, gamma=0.9)))
+@every_learner
+def test_a_refilled_lane_is_a_fresh_one_even_after_divergence(learner: Learner) -> None:
+    fresh = train(learner.population({}, {"gamma": 0.9}, seeds=(1, 99)), 2)
+    used = train(learner.population({}, {"learning_rate": math.inf}, seeds=(1, 5)), 2)
+    used.write(1, "noise_sigma" if learner == DDPG else "gamma", 0.5)  # what waits for the boundary goes, too
+    used.refill(1, Lane(99, learner.values(gamma=0.9)))
     train(used, 2)
     assert fresh.weights_hash(1) == used.weights_hash(1)
     assert used.gradient_steps(1) == fresh.gradient_steps(1)
+    assert used.finite().tolist() == [True, True]
 
 
-@every_role
-def test_lanes_of_unlike_structure_are_refused_by_name(role: Role) -> None:
-    kind = ALGORITHMS[GAME_ROLES[role]]
-    for name in kind.STRUCTURE:
-        with pytest.raises(ValueError, match=f"must share {', '.join(kind.STRUCTURE)}"):
-            population(role, {}, {name: NEW[name]})
-        with pytest.raises(ValueError, match=f"{name} is shared"):
-            population(role, {}, {}).write(0, name, NEW[name])
+@every_player
+def test_lanes_of_unlike_structure_are_refused_by_name(player: Learner) -> None:
+    for name in player.kind.STRUCTURE:
+        with pytest.raises(ValueError, match=f"must share {', '.join(player.kind.STRUCTURE)}"):
+            player.population({}, {name: NEW[name]})
 
 
-@every_role
-def test_a_set_that_lacks_a_key_is_refused_by_its_name(role: Role) -> None:
-    values = start(role)
+@pytest.mark.xfail(reason="refill writes structural values as if they were the lane's own")
+@every_player
+def test_a_lane_is_not_refilled_with_an_unlike_structure(player: Learner) -> None:
+    name = player.kind.STRUCTURE[0]
+    population, other = player.population({}, {}), player.population({}, {})
+    with pytest.raises(ValueError, match=name):
+        population.refill(1, Lane(9, player.values(**{name: NEW[name]})))
+    assert train(population, 1).weights_hash(1) == train(other, 1).weights_hash(1)
+
+
+@every_player
+def test_a_set_that_lacks_a_key_is_refused_by_its_name(player: Learner) -> None:
+    values = player.values()
     del values["gamma"]
     with pytest.raises(KeyError, match="gamma"):
-        ALGORITHMS[GAME_ROLES[role]](RoleEnvironment(role), [Lane(0, values)])
+        player.kind(RoleEnvironment(player.role), [Lane(0, values)])
 
 
-@pytest.mark.parametrize(("role", "name"), EVERY_KEY)
-def test_a_written_value_is_in_use_from_its_moment_on_and_weights_and_transitions_stay(role: Role, name: str) -> None:
-    learner = train(population(role, {}), 2)
-    before, stored = learner.weights_hash(0), learner.stored(0)
-    learner.write(0, name, NEW[name])
-    if learner.takes_effect(name) != "live":
-        assert learner.read(0, name) == pytest.approx(start(role)[name])
-        learner.begin()
-    assert learner.read(0, name) == pytest.approx(NEW[name])
-    assert learner.weights_hash(0) == before
-    assert learner.stored(0) == (512 if name == "buffer_size" else stored)
+@pytest.mark.xfail(reason="refill reseeds before it looks at the values")
+@every_player
+def test_a_refill_with_a_set_that_lacks_a_key_changes_nothing(player: Learner) -> None:
+    values = player.values()
+    del values["gamma"]
+    population, other = player.population({}, {}), player.population({}, {})
+    with pytest.raises(KeyError, match="gamma"):
+        population.refill(1, Lane(9, values))
+    assert train(population, 1).weights_hash(1) == train(other, 1).weights_hash(1)
 
 
-@pytest.mark.parametrize(("role", "name"), EVERY_KEY)
-def test_a_written_value_changes_what_is_done_next(role: Role, name: str) -> None:
-    done = []
-    for value in (start(role)[name], NEW[name]):
-        short: Values = {"exploration_fraction": 0.02} if name == "exploration_final_eps" else {}
-        learner = train(population(role, short), 0 if name.startswith("exploration") else 2)
-        if name == "buffer_size":
-            train(learner, 1)
-        learner.write(0, name, value)
-        train(learner, 2 if name == "gae_lambda" else 1)
-        done.append(learner.weights_hash(0))
-    assert done[0] != done[1]
-
-
-@pytest.mark.parametrize(("role", "name"), [("ethical", "target_kl"), ("resource", "actor_learning_rate")])
-def test_what_may_be_none_is_read_back_as_none(role: Role, name: str) -> None:
-    learner = population(role, {name: NEW[name]})
-    learner.write(0, name, None)
-    assert learner.read(0, name) is None
-
-
-@every_role
-def test_an_evaluation_repeats_and_estimates_the_exact_score(role: Role) -> None:
-    learner = train(population(role, {}, {}), 3)
-    assert torch.equal(learner.evaluate(5, [7, 8]), learner.evaluate(5, [7, 8]))
-    exact = learner.exact_score()
-    assert exact is not None
-    assert torch.allclose(learner.evaluate(300, [1, 2]).double(), exact.double(), atol=0.15)
-
-
-@every_role
-def test_the_behaviour_of_an_episode_is_scored_on_the_same_scale(role: Role) -> None:
-    learner = population(role, *[{"learning_rate": 1e-6}] * 8)
-    found = torch.stack([learner.episode() for _ in range(3)])
-    assert found.shape == (3, 8)
-    assert float(found.max()) < 1.0
-    assert float(found.min()) > -8.0
+@pytest.mark.xfail(reason="unknown keys of a lane are not looked at")
+@every_player
+def test_a_key_that_the_algorithm_does_not_have_is_refused_by_its_name(player: Learner) -> None:
+    with pytest.raises((KeyError, ValueError), match="gama"):
+        player.population({"gama": 0.9})
 
 
 def test_a_game_role_cannot_be_played_by_an_algorithm_of_other_actions() -> None:
     with pytest.raises(ValueError, match=r"ddpg learns Continuous actions; policy has Discrete\(n=4\)"):
-        ALGORITHMS["ddpg"](RoleEnvironment("policy"), [Lane(0, dict(DECLARED["ddpg"].game_defaults))])
+        DDPG._replace(role="policy").population({})
+
+
+@pytest.mark.parametrize(
+    ("learner", "given"),
+    [pytest.param(*pair, marks=[OVERLOOKED] if pair in ((A2C, PPO), LEARNERS[4:]) else []) for pair in STRANGERS],
+)
+def test_a_snapshot_of_another_learner_is_refused_in_one_line_and_changes_nothing(
+    learner: Learner, given: Learner
+) -> None:
+    snapshot, population = given.population({}).snapshot(0), learner.population({}, {})
+    before = population.snapshot(1)
+    with pytest.raises(ValueError, match=rf"\Ano snapshot of {learner.algorithm} in {learner.role}: [^\n]+\Z"):
+        population.restore(1, snapshot)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in population.snapshot(1).items())
+
+
+@pytest.mark.xfail(reason="restore looks at random numbers only when all else is written")
+@every_player
+def test_a_snapshot_without_its_random_numbers_is_refused_and_changes_nothing(player: Learner) -> None:
+    snapshot, population = train(player.population({}), 1).snapshot(0), player.population({})
+    before = population.weights_hash(0)
+    for damage in ({}, {"random": torch.zeros(3, dtype=torch.uint8)}):
+        rest = {name: tensor for name, tensor in snapshot.items() if name != "random"}
+        with pytest.raises(ValueError, match="random"):
+            population.restore(0, {**rest, **damage})
+        assert population.weights_hash(0) == before
+
+
+@every_learner
+def test_a_lane_that_is_restored_in_the_middle_of_a_rollout_goes_on(learner: Learner) -> None:
+    uneven: Values = {"n_steps": 24} if "n_steps" in learner.names else {}
+    taken = train(learner.population(uneven, seeds=(1,)), 1)
+    other = train(learner.population(uneven, seeds=(2,)), 2)
+    other.restore(0, taken.snapshot(0))
+    other.remember(0, taken.remembered(0))
+    assert other.stored(0) == taken.stored(0) > 0
+    assert train(other, 3).weights_hash(0) == train(taken, 3).weights_hash(0)
+    assert other.gradient_steps(0) == taken.gradient_steps(0) > 0
+
+
+@pytest.mark.xfail(reason="remember cannot split rows that there are none of")
+@pytest.mark.parametrize("learner", [A2C, PPO])
+def test_a_lane_that_is_restored_from_between_two_rollouts_begins_one(learner: Learner) -> None:
+    fresh, other = learner.population({"n_steps": 24}), train(learner.population({"n_steps": 24}), 1)
+    other.restore(0, fresh.snapshot(0))
+    other.remember(0, fresh.remembered(0))
+    assert train(other, 3).weights_hash(0) == train(fresh, 3).weights_hash(0)
+
+
+@every_player
+def test_an_evaluation_repeats_and_estimates_the_exact_score(player: Learner) -> None:
+    population = train(player.population({}, {}), 2)
+    assert torch.equal(population.evaluate(5, [7, 8]), population.evaluate(5, [7, 8]))
+    assert not torch.equal(population.evaluate(5, [7, 8]), population.evaluate(5, [7, 9]))
+    found = population.evaluate(150, [1, 2]).double()
+    assert torch.allclose(found, exact(population).double(), atol=0.15)
+
+
+@every_player
+def test_an_evaluation_leaves_no_trace_in_what_is_learnt(player: Learner) -> None:
+    watched, other = player.population({}), player.population({})
+    for _ in range(2):
+        watched.episode()
+        watched.evaluate(2, [3])
+        exact(watched)
+        other.episode()
+    assert watched.weights_hash(0) == other.weights_hash(0)
+
+
+@every_player
+def test_the_behaviour_of_an_episode_is_scored_on_the_same_scale(player: Learner) -> None:
+    """A lane that hardly learns, does on average what its policy with exploration is worth: between the extremes."""
+    slow: Values = {"learning_rate": 1e-6}
+    population = player.population(*[slow] * 8)
+    found = torch.stack([population.episode() for _ in range(3)])
+    assert found.shape == (3, 8)
+    assert -8.0 < float(found.min()) <= float(found.max()) < 1.0
+
+
+@every_player
+def test_the_exported_policy_is_a_plain_network_that_acts_alike(player: Learner) -> None:
+    population = train(player.population({}, {}), 1)
+    environment = RoleEnvironment(player.role)
+    environment.open([0])
+    states = environment.every_state()
+    with torch.no_grad():
+        plain = population.policy(1)(environment.observe(states)[0])
+        ours = population.greedy(states.expand(2, -1, -1))[1]
+    assert torch.allclose(plain if player == DDPG else plain.argmax(-1), ours, atol=1e-6)
+
+
+@every_learner
+def test_single_precision_follows_double_precision(learner: Learner) -> None:
+    single = train(learner.population({}), 1)
+    double = learner.kind(RoleEnvironment(learner.role, torch.float64), [Lane(0, learner.values())])
+    assert torch.allclose(weights(single, 0).double(), weights(train(double, 1), 0), atol=1e-4)
+
+
+@pytest.mark.slow
+@every_player
+def test_it_learns_with_the_games_defaults_and_not_with_a_bad_learning_rate(player: Learner) -> None:
+    game: Values = dict(DECLARED[player.algorithm].game_defaults)
+    lanes = [Lane(seed, {**game, **bad}) for bad in ({}, {"learning_rate": 1e-6}) for seed in range(10)]
+    score = exact(train(player.kind(RoleEnvironment(player.role), lanes), 50))
+    assert float((score[:10] >= 0.5).double().mean()) >= 0.8
+    assert float(score[10:].median()) < 0.2
 
 
 @pytest.mark.slow
 def test_an_actor_critic_also_learns_to_choose_numbers() -> None:
     values: Values = {**DECLARED["ppo"].game_defaults, "ent_coef": 0.0}
-    learner = ALGORITHMS["ppo"](RoleEnvironment("resource"), [Lane(seed, values) for seed in range(4)])
-    before = learner.exact_score()
-    train(learner, 60)
-    after = learner.exact_score()
-    assert before is not None
-    assert after is not None
-    assert float((after - before).min()) > 0.3
-
-
-@pytest.mark.parametrize("steps", [5, 24, 48])
-@pytest.mark.parametrize("role", ["consensus", "ethical"])
-def test_a_rollout_need_not_end_with_an_episode(role: Role, steps: int) -> None:
-    learner = train(population(role, {"n_steps": steps}), 3)
-    done = 3 * 32 // steps
-    per_rollout = 1 if role == "consensus" else 2 * math.ceil(steps * 16 / 128)
-    assert learner.gradient_steps(0) == done * per_rollout
-    assert learner.stored(0) == 3 * 32 % steps * 16
-
-
-def test_a_lane_that_is_refilled_in_the_middle_of_a_rollout_learns_only_from_whole_ones_of_its_own() -> None:
-    learner = train(population("consensus", {"n_steps": 24}, {"n_steps": 24}), 1)
-    learner.refill(1, Lane(9, start("consensus", n_steps=24)))
-    fresh = learner.weights_hash(1)
-    learner.begin()
-    for _ in range(16):  # the rollout that the old trial began ends here
-        learner.step()
-    assert learner.gradient_steps(0) == 2
-    assert learner.weights_hash(1) == fresh
-
-
-def test_target_kl_ends_the_gradient_steps_of_one_member_alone() -> None:
-    learner = train(population("ethical", {"target_kl": 1e-6}, {}, {"target_kl": 10.0}), 2)
-    assert learner.gradient_steps(1) == learner.gradient_steps(2) == 16
-    assert 0 < learner.gradient_steps(0) < 16
-
-
-def test_no_gradient_step_is_made_before_learning_starts() -> None:
-    for role in ("policy", "resource"):
-        learner = train(population(role, {"learning_starts": 33 * 16}), 1)
-        assert learner.gradient_steps(0) == 0
-        learner.episode()
-        assert learner.gradient_steps(0) == 31
-
-
-def test_rounds_of_gradient_steps_are_as_many_and_as_far_apart_as_asked() -> None:
-    for role in ("policy", "resource"):
-        counts = []
-        for values in ({"train_freq": 2}, {"gradient_steps": 3}, {"train_freq": 5}):
-            learner = train(population(role, values), 1)
-            before = learner.gradient_steps(0)
-            learner.episode()
-            counts.append(learner.gradient_steps(0) - before)
-        assert counts == [16, 96, 6]
-
-
-@every_role
-def test_single_precision_follows_double_precision(role: Role) -> None:
-    kind, lanes = ALGORITHMS[GAME_ROLES[role]], [Lane(3, start(role))]
-    single = kind(RoleEnvironment(role), lanes)
-    double = kind(RoleEnvironment(role, torch.float64), lanes)
-    train(single, 1)
-    train(double, 1)
-    assert torch.allclose(weights(single, 0).double(), weights(double, 0), atol=1e-4)
-
-
-@pytest.mark.slow
-@every_role
-def test_it_learns_with_the_games_defaults_and_not_with_a_bad_learning_rate(role: Role) -> None:
-    game: Values = dict(DECLARED[GAME_ROLES[role]].game_defaults)
-    lanes = [Lane(seed, game) for seed in range(10)] + [Lane(seed, {**game, "learning_rate": 1e-6}) for seed in range(5)]
-    score = train(ALGORITHMS[GAME_ROLES[role]](RoleEnvironment(role), lanes), 50).exact_score()
-    assert score is not None
-    assert float((score[:10] >= 0.5).double().mean()) >= 0.8
-    assert float(score[10:].median()) < 0.2
-
+    population = PPO.kind(RoleEnvironment("resource"), [Lane(seed, values) for seed in range(4)])
+    before = exact(population)
+    assert float((exact(train(population, 60)) - before).min()) > 0.3
