@@ -7,7 +7,6 @@ with epsilon outside of the square root, as torch has it; the learning rate is n
 
 from typing import ClassVar, Final
 
-import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 

@@ -55,7 +55,9 @@ class Rollout:
         count = self.advantage.shape[1]
         flat = (chosen + count * torch.arange(len(chosen), device=chosen.device)[:, None]).view(-1)
         parts = (self.state, self.action, self.advantage, self.returned, self.log_prob)
-        return Rollout(*(part.flatten(0, 1).index_select(0, flat).view(*chosen.shape, *part.shape[2:]) for part in parts))
+        return Rollout(
+            *(part.flatten(0, 1).index_select(0, flat).view(*chosen.shape, *part.shape[2:]) for part in parts)
+        )
 
 
 class ActorCritic(Population):
@@ -201,7 +203,7 @@ class ActorCritic(Population):
         parts = [step.state, step.action, step.reward, step.after, step.terminated, cut]
         return torch.cat([part[member].view(self.environment.copies, -1).to(self._flat) for part in parts], -1)
 
-    def remember(self, member: int, rows: Tensor) -> None:
+    def remember(self, member: int, rows: Tensor) -> None:  # noqa: ARG002 - the only lane
         """Go on with this rollout; raises ValueError where other lanes are in the middle of theirs."""
         if len(rows) == 0 and self.is_between_rollouts:
             return
@@ -216,7 +218,7 @@ class ActorCritic(Population):
             chosen = action[..., 0].long() if discrete else action
             self._rollout.append(Step(state, chosen, reward[..., 0], after, terminated[..., 0], cut[..., 0]))
 
-    def _forget(self, member: int) -> None:
+    def _forget(self, member: int) -> None:  # noqa: ARG002 - see below
         """A lane that is refilled in the middle of a rollout sits out its gradient step: see `_active`."""
         if self.members == 1:
             self._rollout = []

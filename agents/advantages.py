@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def generalised_advantages(
+def generalised_advantages(  # noqa: PLR0913, PLR0917 - the symbols of the equations
     reward: Tensor, value: Tensor, value_after: Tensor, terminated: Tensor, cut: Tensor, discount: Tensor, trace: Tensor
 ) -> Tensor:
-    """A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (Schulman et al. 2016, eq. 11-16).
+    """A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (Schulman et al. 2016, 11-16).
 
     reward, value [P, T, E]; value_after [P, T, E] of the states that the actions led to, before any reset. terminated
     [P, T, E] is 1 where the task ended: nothing comes after, so V is 0 there. cut [P, T, E] is 1 where an episode

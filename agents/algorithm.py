@@ -60,7 +60,9 @@ class Population(ABC):
     def _check(cls, environment: Environment, lanes: Sequence[Lane]) -> None:
         if not isinstance(environment.actions, cls.ACTIONS):
             able = " and ".join(kind.__name__ for kind in cls.ACTIONS)
-            raise ValueError(f"{cls.DECLARED.name} learns {able} actions; {environment.name} has {environment.actions}")
+            raise ValueError(  # noqa: TRY004 - a value of the trial's, not a slip of the caller's
+                f"{cls.DECLARED.name} learns {able} actions; {environment.name} has {environment.actions}"
+            )
         structures = {cls.structure(lane.hyperparameters) for lane in lanes}
         if len(structures) != 1:
             raise ValueError(f"lanes of one population must share {', '.join(cls.STRUCTURE)}; these have {structures}")
@@ -159,7 +161,7 @@ class Population(ABC):
         self._state = self.environment.begin() if state is None else state
         self._at = 0
 
-    def _rebuild(self, written: set[str]) -> None:
+    def _rebuild(self, written: set[str]) -> None:  # noqa: B027 - not every algorithm has such a value
         """Replace what a changed structural value makes unfit."""
 
     def receive(self, transition: Transition) -> bool:

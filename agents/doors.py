@@ -66,14 +66,18 @@ def action_space(role: Role) -> Space:
     return Discrete(ACTIONS[role]) if role in ACTIONS else Box(0.0, 1.0, (1,), np.float32)
 
 
-class CoordinationGame(ParallelEnv[str, Observation, Any]):
+class CoordinationGame(ParallelEnv[str, Observation, Any]):  # type: ignore[misc] # PettingZoo has no types
     """Four roles act jointly for 32 steps, which end by a time limit: truncated, never terminated.
 
     Everybody sees the whole state, one-hot. A reward is an expectation, so it is certain given state and joint action;
     infos hold the conflicts and the latency of the step.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "tars_coordination_v0", "render_modes": ["ansi"], "is_parallelizable": True}
+    metadata: ClassVar[dict[str, Any]] = {
+        "name": "tars_coordination_v0",
+        "render_modes": ["ansi"],
+        "is_parallelizable": True,
+    }
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
@@ -105,9 +109,7 @@ class CoordinationGame(ParallelEnv[str, Observation, Any]):
 
     def step(
         self, actions: Mapping[str, Any]
-    ) -> tuple[
-        dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Act jointly; raises ValueError for an action that a role does not have."""
         agents = self.agents
         if not agents:
@@ -144,7 +146,8 @@ class CoordinationGame(ParallelEnv[str, Observation, Any]):
 
     def state(self) -> Observation:
         """What everybody sees."""
-        return self._tables.observation[self._state].copy()
+        seen: Observation = self._tables.observation[self._state].copy()
+        return seen
 
     def render(self) -> str | None:
         """The state in words, in render mode ansi."""
@@ -172,7 +175,7 @@ class CoordinationGame(ParallelEnv[str, Observation, Any]):
 class RoleEnv(gymnasium.Env[Observation, Any]):
     """One role of the game, the others following their reference policies."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc] # of the class, as theirs is
 
     def __init__(self, role: Role, render_mode: str | None = None) -> None:
         self.role, self.render_mode = role, render_mode
@@ -200,7 +203,7 @@ class RoleEnv(gymnasium.Env[Observation, Any]):
         role = str(self.role)
         return observations[role], rewards[role], False, truncated[role], infos[role]
 
-    def render(self) -> str | None:  # type: ignore[override] # Gymnasium's own annotation is a type variable
+    def render(self) -> str | None:
         """The state in words, in render mode ansi."""
         return self._game.render()
 

@@ -186,7 +186,9 @@ class RoleEnvironment:
         shape = state.shape
         if isinstance(self.actions, Discrete):
             pair = (state * self.actions.n + action).view(-1)
-            return self._cumulative.index_select(0, pair).view(*shape, -1), self._reward.index_select(0, pair).view(shape)
+            return self._cumulative.index_select(0, pair).view(*shape, -1), self._reward.index_select(0, pair).view(
+                shape
+            )
         state, given = state.view(-1), capacity(action).reshape(-1)
         m = adequacy(self._need.index_select(0, state), given)
         (base, slope), (paid, more) = (

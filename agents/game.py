@@ -318,9 +318,11 @@ def _successors() -> Tensor:
 
 
 def _sparse(matrix: Tensor) -> Tensor:
-    """Compressed rows: a state has about 15 successors, not 432, so a backup takes a twentieth of the dense one's time."""
+    """Compressed rows: a state has about 15 successors, not 432, so a backup takes a twentieth of the time."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # a product is all we ask of it
+        warnings.filterwarnings(
+            "ignore", message="Sparse CSR tensor support is in beta"
+        )  # a product is all we ask of it
         return matrix.to_sparse_csr()
 
 

@@ -32,7 +32,7 @@ class GymnasiumEnvironment:
     come into use at the beginning of its next episode, so that a rollout is seen through one pair of glasses.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options of an environment
         self,
         env_id: str,
         *,

@@ -52,7 +52,7 @@ class Networks:
         return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, leaves)], 1)
 
     def initialise(self, member: int, generator: torch.Generator, head: float | None = None) -> None:
-        """Draw one member anew, uniformly within 1/sqrt(inputs) as torch.nn.Linear does, the last layer within `head`."""
+        """Draw one member anew, evenly within 1/sqrt(inputs) as torch.nn.Linear does, the last layer within `head`."""
         for number, (weight, bias) in enumerate(self.layers, 1):
             bound = 1 / math.sqrt(weight.shape[1]) if head is None or number < len(self.layers) else head
             for parameter in (weight[member], bias[member]):
@@ -60,7 +60,7 @@ class Networks:
         self.extra[member] = 0
 
     def initialise_orthogonal(self, member: int, generator: torch.Generator, head: float) -> None:
-        """Draw one member anew: orthogonal weights (Saxe et al. 2014) of gain sqrt 2, of the last layer `head`; biases 0."""
+        """Draw one member anew: orthogonal weights (Saxe et al. 2014) of gain sqrt 2, in the last layer `head`."""
         for number, (weight, bias) in enumerate(self.layers, 1):
             i, o = weight.shape[1:]
             q, r = torch.linalg.qr(torch.randn(max(i, o), min(i, o), generator=generator))
@@ -94,7 +94,7 @@ def _forward(x: Tensor, layers: Sequence[Layer], activation: Activation, *, trac
     for weight, bias in layers[:-1]:
         x = torch.baddbmm(bias, x, weight)
         if activation == "relu":
-            x = x.relu_()
+            x.relu_()
         else:
             x = _Tanh.apply(x) if tracked else tanh_(x)  # type: ignore[no-untyped-call] # torch's
     weight, bias = layers[-1]
@@ -117,7 +117,7 @@ class _Tanh(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override] # noqa: ANN401 - torch's context
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 - torch's context
         (y,) = ctx.saved_tensors
         found: Tensor = torch.ops.aten.tanh_backward(gradient, y)
         return found

@@ -40,11 +40,13 @@ class OffPolicy(Population):
     def _prepare(self) -> None:
         """Number the vector steps [H, P]; which lanes learn after each, and which transitions they draw then."""
         horizon, freq = self.environment.horizon, self._shared("train_freq")
-        self._step_numbers = step = self._vector_steps + torch.arange(horizon, device=self._vector_steps.device)[:, None]
+        self._step_numbers = step = (
+            self._vector_steps + torch.arange(horizon, device=self._vector_steps.device)[:, None]
+        )
         self._warms_up = step * self.environment.copies < self._columns["learning_starts"]  # [H, P]
         due = ((step + 1) * self.environment.copies > self._columns["learning_starts"]) & ((step + 1) % freq == 0)
         everyone, anyone = due.all(1).tolist(), due.any(1).tolist()
-        self._due: list[Tensor | None | Literal[False]] = [
+        self._due: list[Tensor | Literal[False] | None] = [
             (None if whole else row) if some else False
             for row, whole, some in zip(due.unbind(0), everyone, anyone, strict=True)
         ]

@@ -1,6 +1,6 @@
 """Proximal policy optimisation with a clipped objective (Schulman et al. 2017, Algorithm 1), for P agents at once.
 
-Differs from the paper as Stable-Baselines3 does: advantages are normalised in each minibatch (of more than one row), the
+Differs from the paper as Stable-Baselines3 does: advantages are normalised in each minibatch of more than one row, the
 gradient's norm is limited to `max_grad_norm`, the critic has a network of its own, and gradient steps on a rollout end
 for a member when its policy has moved by 1.5 `target_kl`. Adam's epsilon is 1e-5.
 """

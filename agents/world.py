@@ -103,7 +103,9 @@ class Player:
 
     def changed(self, reload: Reload) -> list[str]:
         """What a reload changes."""
-        return [name for name, value in reload.values.items() if name not in self._values or self._values[name] != value]
+        return [
+            name for name, value in reload.values.items() if name not in self._values or self._values[name] != value
+        ]
 
     def apply(self, waiting: Waiting, state: torch.Tensor | None) -> None:
         """Write what changes, let it come into use, and read every key back from where it is used.

@@ -1,11 +1,11 @@
-"""Which trials go on: successive halving, decided at each rung by those that have come so far (Li et al. 2020, ASHA)."""
+"""Which trials go on: successive halving, decided at each rung by those that came so far (Li et al. 2020, ASHA)."""
 
 from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
 RUNGS: Final = (20, 40)
-"""Episodes at which a full search trial is compared. Before episode 20 some learners, DDPG most, have not begun to rise."""
+"""Episodes at which a full search trial is compared. Before episode 20 some learners, DDPG most, do not yet rise."""
 FEWEST: Final = 4
 """Trials at a rung, below which none is pruned."""
 

@@ -82,11 +82,7 @@ def next_step(
 
 def _search(started: StudyStarted, board: Board, suggest: Suggest, numbers: Sequence[int]) -> tuple[RunTrial, ...]:
     """The trials of these numbers; the first of all is the incumbent."""
-    told = [
-        (board.asked[n].hyperparameters, board.told(n))
-        for n in sorted(board.asked)
-        if n < started.trials
-    ]
+    told = [(board.asked[n].hyperparameters, board.told(n)) for n in sorted(board.asked) if n < started.trials]
     points = [dict(started.incumbent)] if numbers[0] == 0 else []
     points += suggest(told, len(numbers) - len(points))
     return tuple(

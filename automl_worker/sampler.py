@@ -42,7 +42,7 @@ def space_of(algorithm: Algorithm, searched: Sequence[str], *, in_game: bool) ->
     return {name: search for name, search in found.items() if search is not None}
 
 
-def suggest(
+def suggest(  # noqa: PLR0913 - what fixes a point
     algorithm: Algorithm,
     searched: Sequence[str],
     history: Sequence[Asked],

@@ -93,7 +93,7 @@ def _noise(environment: VecEnv, sigma: Value) -> VectorizedActionNoise:
 
 
 def _own_learning_rates(model: BaseAlgorithm, values: Values) -> None:
-    """SB3 writes one learning rate into both optimisers before each round: a hook before each step has the last word."""
+    """SB3 writes one learning rate into both optimisers at each round: a hook before each step has the last word."""
     for network in ("actor", "critic"):
         rate = values.get(f"{network}_learning_rate")
         if rate is not None:
@@ -117,6 +117,7 @@ def evaluate(trial: RunTrial, model: BaseAlgorithm, trained_in: VecEnv) -> float
     with closing(_copies(trial, min(episodes, PARALLEL), trial.seed ^ EVALUATION)) as environment:
         totals, observation = np.zeros(environment.num_envs), environment.reset()
         while len(returns) < episodes:
+            assert isinstance(observation, np.ndarray)  # noqa: S101 - MlpPolicy sees no dictionaries
             seen = trained_in.normalize_obs(observation) if isinstance(trained_in, VecNormalize) else observation
             action, _ = model.predict(seen, deterministic=True)  # type: ignore[arg-type] # one array, no dictionary
             observation, reward, done, _ = environment.step(action)

@@ -83,9 +83,7 @@ def run_group(trials: Sequence[RunTrial], progress: Progress, more: More, allowe
             yield from run_group([trial], progress, lambda *_: (), allowed)
 
 
-def _results(
-    trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str]
-) -> Iterator[Result]:
+def _results(trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str]) -> Iterator[Result]:
     if trials[0].training == "surrogate":
         yield from (_surrogate(trial) for trial in trials)
     elif trials[0].trainer == "population":
@@ -153,7 +151,7 @@ class _Crowd:
                     yield Result(trial, None, None, self._cpu[lane], f"diverged: score {score} at a rung")
 
     def _refill(self, like: RunTrial) -> None:
-        """Give empty lanes to trials that wait, while others still train: what all wait for is not prolonged by much."""
+        """Give empty lanes to trials that wait, while others still train."""
         free = [lane for lane, trial in enumerate(self._lanes) if trial is None]
         if not free or len(free) == len(self._lanes) or not self._population.is_between_rollouts:
             return

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     quick_mode_train_episodes: int = Field(10, ge=1, le=100_000)
     quick_mode_eval_episodes: int = Field(5, ge=1, le=10_000)
     trainers: str = Field("", pattern=r"^\s*([A-Za-z_][\w.]*:[A-Za-z_]\w*\s*(,\s*|$))*$")
-    """Functions, as module:function, that a trial may name as its trainer; separated by commas. They run as the trainer."""
+    """Functions, as module:function with commas between, that a trial may name as its trainer; they run in it."""
     four_eyes: Literal["auto", "on", "off"] = "auto"
     """On: who proposes may not approve. Auto: on when signatures tell two approvers apart."""
     rate_limit_per_minute: int = Field(30, ge=0, le=100_000)

@@ -199,6 +199,7 @@ DQN = Algorithm(
     },
 )  # fmt: skip
 
+
 def _learning_rate(default: float, medium: tuple[float, float], search: Search) -> Hyperparameter:
     return Hyperparameter(
         "learning_rate", float, default, (1e-6, 0.1), medium, search, _everywhere("live"), "Step size of the optimiser."

@@ -24,7 +24,7 @@ class StartStudy(Command):
     algorithm: AlgorithmName | None = None
     """Only without a target."""
     environment: str | None = None
-    """Only without a target: a role of the game, or a Gymnasium environment's id; None: the role it learns in the game."""
+    """Only without a target: a role of the game, or a Gymnasium id; None: the role it learns in the game."""
     score_range: tuple[float, float] | None = None
     """Returns of an episode that count as 0 and 1; needed for a Gymnasium environment, and only there."""
     normalize: tuple[Normalize, ...] = ()

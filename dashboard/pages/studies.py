@@ -44,7 +44,9 @@ def _one(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     target = listed(row.agents) if row.agents else "no agents"
     st.markdown(f":{COLOURS[row.stage]}-badge[{row.stage}] {row.algorithm} in {row.environment} for {target}")
     done = row.completed + row.pruned + row.failed
-    st.progress(min(1.0, done / row.trials), f"search: {done} of {row.trials} trials, {row.pruned} pruned, {row.failed} failed")
+    st.progress(
+        min(1.0, done / row.trials), f"search: {done} of {row.trials} trials, {row.pruned} pruned, {row.failed} failed"
+    )
     one, two, three, four = st.columns(4)
     one.metric("best search score", score(row.best_score))
     two.metric("held-out trials", row.confirmations)

@@ -26,11 +26,15 @@ def start(
     role: Annotated[str | None, typer.Option("--role", help="All live agents of a role.")] = None,
     agent: Annotated[list[str] | None, typer.Option("--agent", help="An agent; repeat it.")] = None,
     algorithm: Annotated[str | None, typer.Option("--algorithm", help="No target: only search.")] = None,
-    environment: Annotated[str | None, typer.Option("--environment", help="With --algorithm: what to train in.")] = None,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help="With --algorithm: what to train in.")
+    ] = None,
     score_range: Annotated[
         tuple[float, float] | None, typer.Option("--score-range", help="Returns that count as 0 and 1.")
     ] = None,
-    normalize: Annotated[list[str] | None, typer.Option("--normalize", help="observations or rewards; repeat it.")] = None,
+    normalize: Annotated[
+        list[str] | None, typer.Option("--normalize", help="observations or rewards; repeat it.")
+    ] = None,
     trainer: Annotated[str, typer.Option("--trainer", help="population, sb3, or module:function.")] = "population",
     trials: Annotated[int, typer.Option("--trials", min=1, max=1000)] = 20,
     quick: Annotated[bool | None, typer.Option("--quick/--full", help="Length of search trials.")] = None,
@@ -60,7 +64,7 @@ def _algorithm(name: str | None) -> AlgorithmName | None:
         return None
     for known in get_args(AlgorithmName):
         if name == known:
-            return cast(AlgorithmName, known)
+            return cast("AlgorithmName", known)
     raise typer.BadParameter(f"there is no algorithm {name}; there are {', '.join(get_args(AlgorithmName))}")
 
 
@@ -68,7 +72,7 @@ def _normalize(names: Sequence[str]) -> tuple[Normalize, ...]:
     for name in names:
         if name not in get_args(Normalize):
             raise typer.BadParameter(f"{name} cannot be normalised; {' and '.join(get_args(Normalize))} can")
-    return tuple(cast(Normalize, name) for name in names)
+    return tuple(cast("Normalize", name) for name in names)
 
 
 def _sampler(name: str) -> Sampler:
@@ -103,7 +107,8 @@ def _show_result(finished: StudyFinished, *, as_json: bool) -> None:
     if as_json:
         show_json(finished)
         return
-    out.print(f"{finished.study_id}: {finished.completed} trials completed, {finished.pruned} pruned, {finished.failed} failed")
+    counts = f"{finished.completed} trials completed, {finished.pruned} pruned, {finished.failed} failed"
+    out.print(f"{finished.study_id}: {counts}")
     found = finished.evidence
     if found is None or finished.champion is None:
         out.print("no champion could be weighed")
@@ -154,7 +159,8 @@ def show(study_id: str, *, as_json: AsJson = False) -> None:
         show_json({"study": row.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]})
         return
     out.print(
-        f"{row.study_id}: {row.stage}, {row.completed} completed, {row.pruned} pruned, {row.failed} failed, {row.confirmations} held-out"
+        f"{row.study_id}: {row.stage}, {row.completed} completed, {row.pruned} pruned, {row.failed} failed, "
+        f"{row.confirmations} held-out"
     )
     columns = {
         "trial": lambda t: t.number,

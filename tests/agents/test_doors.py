@@ -78,7 +78,9 @@ def test_a_role_against_the_references_gets_its_own_reward() -> None:
     alone, joint = RoleEnv("policy"), parallel_env()
     observation, _ = alone.reset(seed=5)
     joint.reset(seed=5)
+    truncated = False
     for _ in range(32):
+        assert not truncated
         number = int(np.flatnonzero((joint._tables.observation == observation).all(1))[0])  # noqa: SLF001
         joint._state = number  # noqa: SLF001 - the same state, whatever chance each has drawn
         expected = joint.step({**references(number), "policy": 2})[1]["policy"]

@@ -98,8 +98,7 @@ def test_observations_and_rewards_are_normalised_by_what_each_lane_has_seen() ->
     environment = GymnasiumEnvironment(known("Clock-v0", Clock), normalize=("observations", "rewards"))
     environment.open([1, 2])
     seen = [environment.begin()]
-    for _ in range(40):
-        seen.append(environment.step(torch.zeros(2, 16, dtype=torch.long)).state)
+    seen += [environment.step(torch.zeros(2, 16, dtype=torch.long)).state for _ in range(40)]
     state = environment.begin()
     whole = torch.stack(seen, 1)[1].reshape(-1, 2)
     expected = (state[1] - whole.mean(0)) / (whole.var(0, correction=0) + 1e-8).sqrt()
@@ -160,7 +159,9 @@ def test_numbers_beyond_the_bounds_are_brought_to_the_spaces_own_range() -> None
     assert space[0].tolist() == [[-2.0], [1.0]]
 
 
-@pytest.mark.parametrize(("task", "algorithm"), [("CartPole-v1", "a2c"), ("Pendulum-v1", "ddpg"), ("Pendulum-v1", "ppo")])
+@pytest.mark.parametrize(
+    ("task", "algorithm"), [("CartPole-v1", "a2c"), ("Pendulum-v1", "ddpg"), ("Pendulum-v1", "ppo")]
+)
 def test_a_lane_in_a_crowd_learns_there_what_it_learns_alone(task: str, algorithm: str) -> None:
     values: dict[str, Value] = {**DECLARED[algorithm].game_defaults}
 

@@ -1,6 +1,7 @@
 """Trials trained by Stable-Baselines3: every declared value acts on the model, and the score is the task's."""
 
 import math
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -34,7 +35,7 @@ def quiet(episode: int, score: float) -> None:
     assert math.isfinite(score)
 
 
-READ = {
+READ: dict[str, Callable[[Any], Any]] = {
     "clip_range": lambda model: model.clip_range(1.0),
     "train_freq": lambda model: model.train_freq.frequency,
     "noise_sigma": lambda model: float(model.action_noise.noises[5]._sigma[0]),  # noqa: SLF001
@@ -58,7 +59,8 @@ def test_every_declared_value_reaches_the_model(algorithm: AlgorithmName) -> Non
     with closing(training_environment(asked)) as environment:
         model = model_of(asked, environment)
         for name in names:
-            assert READ.get(name, lambda model, name=name: getattr(model, name))(model) == pytest.approx(OTHER[name])
+            found = READ[name](model) if name in READ else getattr(model, name)
+            assert found == pytest.approx(OTHER[name])
 
 
 def test_actor_and_critic_step_with_learning_rates_of_their_own() -> None:

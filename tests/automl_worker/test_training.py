@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from tars.schemas.trial import RunTrial
 torch.set_num_threads(1)
 
 
-def trial(number: int, algorithm: AlgorithmName = "a2c", **changes: object) -> RunTrial:
+def trial(number: int, algorithm: AlgorithmName = "a2c", **changes: Any) -> RunTrial:  # noqa: ANN401 - fields of a trial
     role = next(role for role, name in GAME_ROLES.items() if name == algorithm)
     values: dict[str, Value] = dict(DECLARED[algorithm].game_defaults)
     fields = {
@@ -31,7 +32,7 @@ def trial(number: int, algorithm: AlgorithmName = "a2c", **changes: object) -> R
     return RunTrial.model_validate(fields)
 
 
-def with_rate(number: int, rate: float, **changes: object) -> RunTrial:
+def with_rate(number: int, rate: float, **changes: Any) -> RunTrial:
     return trial(number, hyperparameters={**DECLARED["a2c"].game_defaults, "learning_rate": rate}, **changes)
 
 
@@ -109,7 +110,10 @@ def test_an_unknown_environment_fails_the_trial_by_name() -> None:
 
 
 def test_a_gymnasium_environment_is_trained_in_and_scored_by_its_range() -> None:
-    found = run(trial(0, environment="CartPole-v1", score_range=(0.0, 500.0)), trial(1, environment="CartPole-v1", score_range=(0.0, 500.0)))
+    found = run(
+        trial(0, environment="CartPole-v1", score_range=(0.0, 500.0)),
+        trial(1, environment="CartPole-v1", score_range=(0.0, 500.0)),
+    )
     for result in found.values():
         assert result.error is None
         assert 0.01 < (result.score or 0.0) < 1.0

@@ -95,7 +95,7 @@ def test_a_script_proposes_approves_waits_and_rolls_back(folder: Path) -> None:
         update = bus.propose(values(1e-3), role="policy", reason="by hand")
         update.approve("small")
         assert update.wait(60).kind == "update.confirmed.v1"
-        until(lambda: all(row.values["learning_rate"] == 1e-3 for row in bus.agents() if row.algorithm))
+        until(lambda: all(row.values["learning_rate"] == 1e-3 for row in bus.agents() if row.role == "policy"))
         assert update.roll_back("only to see").kind == "update.rolled-back.v1"
         until(lambda: (row := bus.update(update.update_id)) is not None and row.stage == "rolled back")
         row = bus.update(update.update_id)
@@ -113,7 +113,7 @@ def test_everything_wrong_with_a_proposal_is_said_at_once(folder: Path) -> None:
         "gama is no hyperparameter",
         "batch_size = 1.5",
         "no agent nobody",
-        "ethical-0 follows",
+        "its agents learn by dqn and ppo",
     ):
         assert part in text
 
@@ -219,5 +219,5 @@ def test_a_second_start_goes_on_with_ledger_and_values(tmp_path: Path) -> None:
     assert endpoints(data) == {}
     with up(data), connect(str(endpoints(data)["nats"])) as bus:
         until(lambda: sum(row.state == "running" and row.applied > 0 for row in bus.agents()) == 2)
-        assert {row.values["learning_rate"] for row in bus.agents() if row.algorithm} == {5e-3}
+        assert {row.values["learning_rate"] for row in bus.agents() if row.role == "policy"} == {5e-3}
         assert [row.update_id for row in bus.updates()] == [update.update_id]

@@ -9,7 +9,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from story import ADA, AGENTS, CHANGE, NOW, VALUES
-from tars.agents.host import last_run, Applied, LiveAgent, Reload
+from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.leases import RESUMPTIONS, Lease, hold
