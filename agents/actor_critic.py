@@ -205,14 +205,14 @@ class ActorCritic(Population):
 
     def remember(self, member: int, rows: Tensor) -> None:  # noqa: ARG002 - the only lane
         """Go on with this rollout; raises ValueError where other lanes are in the middle of theirs."""
-        if len(rows) == 0 and self.is_between_rollouts:
-            return
-        if self.members > 1:
+        if self.members > 1 and (len(rows) or self._rollout):
             raise ValueError("a rollout in progress belongs to all lanes of a population")
+        self._rollout = []
+        if not len(rows):
+            return
         width, size = self.environment.width, self._outputs
         discrete = isinstance(self.environment.actions, Discrete)
         split = [width, 1 if discrete else size, 1, width, 1, 1]
-        self._rollout = []
         for block in torch.split(rows.to(self._flat), self.environment.copies):
             state, action, reward, after, terminated, cut = torch.split(block[None], split, -1)
             chosen = action[..., 0].long() if discrete else action

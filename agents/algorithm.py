@@ -48,7 +48,7 @@ class Population(ABC):
         self._vector_steps = torch.zeros(self.members, dtype=torch.long, device=environment.device)
         self._pending: dict[str, dict[int, Value]] = {}
         for name in self.STRUCTURE:
-            self._columns[name][:] = _number(lanes[0].hyperparameters[name])
+            self._columns[name][:] = self._number(name, lanes[0].hyperparameters[name])
         self._at = environment.horizon
         self.between: Callable[[], None] = lambda: None
         """Called before each gradient step: live values may be written then."""
@@ -63,9 +63,30 @@ class Population(ABC):
             raise ValueError(  # noqa: TRY004 - a value of the trial's, not a slip of the caller's
                 f"{cls.DECLARED.name} learns {able} actions; {environment.name} has {environment.actions}"
             )
+        for lane in lanes:
+            cls._numbers(lane.hyperparameters)
         structures = {cls.structure(lane.hyperparameters) for lane in lanes}
         if len(structures) != 1:
             raise ValueError(f"lanes of one population must share {', '.join(cls.STRUCTURE)}; these have {structures}")
+
+    @classmethod
+    def _numbers(cls, hyperparameters: Values) -> dict[str, float | int]:
+        """What the columns hold of a whole set; raises KeyError or ValueError with the name of what is wrong."""
+        if unknown := [name for name in hyperparameters if name not in cls.DECLARED.names]:
+            raise ValueError(f"{', '.join(unknown)}: {cls.DECLARED.name} has no such hyperparameter")
+        return {name: cls._number(name, hyperparameters[name]) for name in cls.DECLARED.names}
+
+    @classmethod
+    def _number(cls, name: str, value: Value) -> float | int:
+        """A column's number; None, where the declaration allows it, is NaN."""
+        declared = cls.DECLARED[name]
+        if value is None and declared.default is None:
+            return nan
+        kinds = (int,) if declared.type is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            whole = "whole number" if declared.type is int else "number"
+            raise ValueError(f"{name} = {value!r} is no {whole}")  # noqa: TRY004 - a value, not a slip of the caller's
+        return value
 
     @classmethod
     def structure(cls, hyperparameters: Values) -> tuple[Value, ...]:
@@ -134,11 +155,17 @@ class Population(ABC):
     # What all share.
 
     def refill(self, member: int, lane: Lane) -> None:
-        """Start another trial in a lane, between episodes: everything of the old one is gone."""
+        """Start another trial in a lane, between episodes: everything of the old one is gone.
+
+        Raises KeyError or ValueError, before anything is changed, where the set does not fit this population.
+        """
+        numbers = self._numbers(lane.hyperparameters)
+        if unlike := [name for name in self.STRUCTURE if numbers[name] != self._shared(name)]:
+            raise ValueError(f"lanes of one population must share {', '.join(unlike)}")
         self._random.reseed(member, lane.seed)
         self.environment.reseed(member, lane.seed)
-        for name, column in self._columns.items():
-            column[member] = _number(lane.hyperparameters[name])
+        for name, number in numbers.items():
+            self._columns[name][member] = number
         self._pending = {name: {m: v for m, v in new.items() if m != member} for name, new in self._pending.items()}
         self._initialise(member, self._random.generators[member])
         for optimiser in self._optimisers().values():
@@ -154,7 +181,7 @@ class Population(ABC):
         """
         for name, values in self._pending.items():
             for member, value in values.items():
-                self._columns[name][member] = _number(value)
+                self._columns[name][member] = self._number(name, value)
         written, self._pending = set(self._pending), {}
         self._rebuild(written)
         self._prepare()
@@ -198,12 +225,13 @@ class Population(ABC):
     def write(self, member: int, name: str, value: Value) -> None:
         """Set one hyperparameter of one lane: at once if it is live, else when the next episode begins.
 
-        A structural key can be written only where the population has one lane; raises ValueError otherwise.
+        Raises ValueError for what is no number of its type, and for a structural key where there are several lanes.
         """
+        number = self._number(name, value)
         if name in self.STRUCTURE and self.members > 1:
             raise ValueError(f"{name} is shared by all lanes of a population")
         if self.takes_effect(name) == "live":
-            self._columns[name][member] = _number(value)
+            self._columns[name][member] = number
         else:
             self._pending.setdefault(name, {})[member] = value
 
@@ -246,10 +274,14 @@ class Population(ABC):
 
         Raises ValueError, before anything is changed, when the snapshot is another learner's.
         """
-        tensors = self._tensors()
-        wanted = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
-        given = {name: tuple(snapshot[name].shape) if name in snapshot else None for name in wanted}
-        if unlike := [f"{name} is {given[name]}, not {wanted[name]}" for name in wanted if given[name] != wanted[name]]:
+        tensors, mine = self._tensors(), self.snapshot(member)
+        names = [*mine, *(name for name in snapshot if name not in mine)]
+        given, wanted = ({n: tuple(s[n].shape) if n in s else None for n in names} for s in (snapshot, mine))
+        unlike = [f"{name} is {given[name]}, not {wanted[name]}" for name in names if given[name] != wanted[name]]
+        unlike += [
+            f"{name} is no state of a generator" for name in names if name in snapshot and not _is_sound(name, snapshot)
+        ]
+        if unlike:
             raise ValueError(f"no snapshot of {self.DECLARED.name} in {self.environment.name}: {'; '.join(unlike)}")
         for name, tensor in tensors.items():
             tensor[member] = snapshot[name].to(tensor)
@@ -275,8 +307,12 @@ class Population(ABC):
         return int(self._columns[name][0])
 
 
-def _number(value: Value) -> float | int:
-    """A column's number; None, where a declaration allows it, is NaN."""
-    if isinstance(value, bool):
-        raise ValueError(f"a hyperparameter must be a number, not {value!r}")  # noqa: TRY004 - as any other bad value
-    return nan if value is None else value
+def _is_sound(name: str, snapshot: Mapping[str, Tensor]) -> bool:
+    """Whether a generator takes what a snapshot says of random numbers; of anything else, yes."""
+    if name.rpartition(".")[2] != "random":
+        return True
+    try:
+        torch.Generator().set_state(snapshot[name])
+    except (RuntimeError, TypeError):
+        return False
+    return True

@@ -74,9 +74,11 @@ def restore(population: Population, member: int, data: bytes) -> None:
     if found != wanted:
         raise BadSnapshot(f"a snapshot of {' in '.join(found)} does not fit {' in '.join(wanted)}")
     try:
-        population.restore(member, snapshot.tensors)
-        if "transitions" in snapshot.tensors:
-            population.remember(member, snapshot.tensors["transitions"])
+        tensors = dict(snapshot.tensors)
+        transitions = tensors.pop("transitions", None)
+        population.restore(member, tensors)
+        if transitions is not None:
+            population.remember(member, transitions)
     except ValueError as error:
         raise BadSnapshot(str(error)) from error
 

@@ -27,12 +27,9 @@ WARM_UP: Final = 1600
 
 
 @torch.no_grad()
-def td_target(reward: Tensor, terminated: Tensor, q_next: Tensor, gamma: Tensor) -> Tensor:
-    """y = r + gamma max_a' Q'(s', a'), and y = r where the task ended (Algorithm 1).
-
-    reward, terminated [P, B]; q_next [P, B, A] from the target network; gamma [P]. Returns [P, B].
-    """
-    return torch.addcmul(reward, gamma[:, None] * (1 - terminated), q_next.amax(dim=-1))
+def td_target(reward: Tensor, terminated: Tensor, value: Tensor, gamma: Tensor) -> Tensor:
+    """y = r + gamma V(s'), and y = r where the task ended (Algorithm 1). All [P, B] but gamma [P]."""
+    return torch.addcmul(reward, gamma[:, None] * (1 - terminated), value)
 
 
 def loss(q: Tensor, action: Tensor, target: Tensor) -> Tensor:
@@ -99,12 +96,16 @@ class DQN(OffPolicy):
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
         observe, hp = self.environment.observe, self._columns
         with torch.no_grad():
-            q_next = self._target(observe(batch.after))
-        target = td_target(batch.reward, batch.terminated, q_next, hp["gamma"])
+            value = self._value_after(observe(batch.after))
+        target = td_target(batch.reward, batch.terminated, value, hp["gamma"])
         q = self._online.tracked(observe(batch.state))
         gradient = self._online.gradient(loss(q, batch.action.long(), target).sum())
         with torch.no_grad():
             self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
+
+    def _value_after(self, observation: Tensor) -> Tensor:
+        """max_a Q'(s', a) by the target network: [P, B, F] -> [P, B]."""
+        return self._target(observation).amax(dim=-1)
 
     def write(self, member: int, name: str, value: Value) -> None:
         """Set one hyperparameter of one lane; how often the target follows is planned anew."""

@@ -19,7 +19,6 @@ CROWD: Final[tuple[Values, ...]] = tuple(
 )
 STRANGERS: Final = sorted({pair for like in (PLAYERS, LEARNERS[3:]) for pair in permutations(like, 2)})
 """Pairs of a learner and another, of another role or of the same."""
-OVERLOOKED: Final = pytest.mark.xfail(reason="PPO's tensors are A2C's and more, and restore overlooks those")
 
 
 def weights(population: Population, member: int) -> Tensor:
@@ -77,7 +76,6 @@ def test_lanes_of_unlike_structure_are_refused_by_name(player: Learner) -> None:
             player.population({}, {name: NEW[name]})
 
 
-@pytest.mark.xfail(reason="refill writes structural values as if they were the lane's own")
 @every_player
 def test_a_lane_is_not_refilled_with_an_unlike_structure(player: Learner) -> None:
     name = player.kind.STRUCTURE[0]
@@ -95,7 +93,6 @@ def test_a_set_that_lacks_a_key_is_refused_by_its_name(player: Learner) -> None:
         player.kind(RoleEnvironment(player.role), [Lane(0, values)])
 
 
-@pytest.mark.xfail(reason="refill reseeds before it looks at the values")
 @every_player
 def test_a_refill_with_a_set_that_lacks_a_key_changes_nothing(player: Learner) -> None:
     values = player.values()
@@ -106,7 +103,6 @@ def test_a_refill_with_a_set_that_lacks_a_key_changes_nothing(player: Learner) -
     assert train(population, 1).weights_hash(1) == train(other, 1).weights_hash(1)
 
 
-@pytest.mark.xfail(reason="unknown keys of a lane are not looked at")
 @every_player
 def test_a_key_that_the_algorithm_does_not_have_is_refused_by_its_name(player: Learner) -> None:
     with pytest.raises((KeyError, ValueError), match="gama"):
@@ -120,7 +116,7 @@ def test_a_game_role_cannot_be_played_by_an_algorithm_of_other_actions() -> None
 
 @pytest.mark.parametrize(
     ("learner", "given"),
-    [pytest.param(*pair, marks=[OVERLOOKED] if pair in ((A2C, PPO), LEARNERS[4:]) else []) for pair in STRANGERS],
+    STRANGERS,
 )
 def test_a_snapshot_of_another_learner_is_refused_in_one_line_and_changes_nothing(
     learner: Learner, given: Learner
@@ -132,7 +128,6 @@ def test_a_snapshot_of_another_learner_is_refused_in_one_line_and_changes_nothin
     assert all(torch.equal(tensor, before[name]) for name, tensor in population.snapshot(1).items())
 
 
-@pytest.mark.xfail(reason="restore looks at random numbers only when all else is written")
 @every_player
 def test_a_snapshot_without_its_random_numbers_is_refused_and_changes_nothing(player: Learner) -> None:
     snapshot, population = train(player.population({}), 1).snapshot(0), player.population({})
@@ -156,7 +151,6 @@ def test_a_lane_that_is_restored_in_the_middle_of_a_rollout_goes_on(learner: Lea
     assert other.gradient_steps(0) == taken.gradient_steps(0) > 0
 
 
-@pytest.mark.xfail(reason="remember cannot split rows that there are none of")
 @pytest.mark.parametrize("learner", [A2C, PPO])
 def test_a_lane_that_is_restored_from_between_two_rollouts_begins_one(learner: Learner) -> None:
     fresh, other = learner.population({"n_steps": 24}), train(learner.population({"n_steps": 24}), 1)

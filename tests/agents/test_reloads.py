@@ -144,7 +144,6 @@ def test_a_structural_value_of_many_lanes_cannot_be_written() -> None:
                 population.write(0, name, NEW[name])
 
 
-@pytest.mark.xfail(reason="types are looked at when the boundary comes, and each later one fails again")
 @pytest.mark.parametrize("player", PLAYERS, ids="-".join)
 def test_a_value_that_is_no_number_of_its_type_is_refused_when_it_is_written(player: Learner) -> None:
     population = player.population({})
