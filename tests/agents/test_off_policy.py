@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from learners import DDPG, DQN, Learner, Values, train
+from tars.agents.algorithm import Lane
 
 torch.set_num_threads(1)
 OWN = ("actor_learning_rate", "critic_learning_rate")
@@ -32,6 +33,24 @@ def test_rounds_of_gradient_steps_are_as_many_and_as_far_apart_as_asked(
     before = population.gradient_steps(0)
     population.episode()
     assert population.gradient_steps(0) - before == steps
+
+
+@both
+def test_a_lane_out_of_step_with_its_neighbours_learns_as_a_fresh_one(player: Learner) -> None:
+    rounds: Values = {"train_freq": 5}  # 32 is no multiple: rounds of an older lane come at other steps
+    fresh = train(player.population(rounds, rounds, seeds=(1, 9)), 3)
+    used = train(player.population(rounds, rounds, seeds=(1, 2)), 1)
+    used.refill(1, Lane(9, player.values(**rounds)))
+    assert train(used, 3).weights_hash(1) == fresh.weights_hash(1)
+
+
+def test_every_action_is_drawn_evenly_before_learning_starts() -> None:
+    late: Values = {"learning_starts": 512}
+    quiet: Values = {"exploration_initial_eps": 0.0, "exploration_final_eps": 0.0}
+    taken = train(DQN.population({**late, **quiet}), 1).remembered(0)[:, 2]
+    assert torch.bincount(taken.long()).tolist() == pytest.approx([128] * 4, abs=40)
+    taken = train(DDPG.population({**late, "noise_sigma": 0.0}), 1).remembered(0)[:, 2]
+    assert torch.histc(taken, 4, -1, 1).tolist() == pytest.approx([128] * 4, abs=40)
 
 
 def test_actor_and_critic_have_learning_rates_of_their_own() -> None:

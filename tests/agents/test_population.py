@@ -114,10 +114,7 @@ def test_a_game_role_cannot_be_played_by_an_algorithm_of_other_actions() -> None
         DDPG._replace(role="policy").population({})
 
 
-@pytest.mark.parametrize(
-    ("learner", "given"),
-    STRANGERS,
-)
+@pytest.mark.parametrize(("learner", "given"), STRANGERS)
 def test_a_snapshot_of_another_learner_is_refused_in_one_line_and_changes_nothing(
     learner: Learner, given: Learner
 ) -> None:
