@@ -38,7 +38,8 @@ class Optimiser(ABC):
             self._move(gradient, learning_rate, None)
         else:
             self.steps += active
-            self._move(gradient, learning_rate * active, active.to(gradient)[:, None])
+            gradient.masked_fill_(~active[:, None], 0)  # 0 * NaN is NaN: what diverged must not reach it
+            self._move(gradient, learning_rate.where(active, 0), active.to(gradient)[:, None])
 
     @abstractmethod
     def _move(self, gradient: Tensor, learning_rate: Tensor, share: Tensor | None) -> None:

@@ -119,7 +119,7 @@ def evaluate(trial: RunTrial, model: BaseAlgorithm, trained_in: VecEnv) -> float
         while len(returns) < episodes:
             assert isinstance(observation, np.ndarray)  # noqa: S101 - MlpPolicy sees no dictionaries
             seen = trained_in.normalize_obs(observation) if isinstance(trained_in, VecNormalize) else observation
-            action, _ = model.predict(seen, deterministic=True)  # type: ignore[arg-type] # one array, no dictionary
+            action, _ = model.predict(seen, deterministic=True)
             observation, reward, done, _ = environment.step(action)
             totals += reward
             for copy in np.flatnonzero(done):

@@ -208,18 +208,18 @@ def _learning_rate(default: float, medium: tuple[float, float], search: Search) 
 
 def _gamma(moment: Moment) -> Hyperparameter:
     return Hyperparameter(
-        "gamma", float, 0.99, (0.0, 1.0), (0.9, 0.9999), OneMinusLog(0.9, 0.999), _everywhere(moment, ours="live"),
+        "gamma", float, 0.99, (0.0, 1.0), (0.9, 0.9999), OneMinusLog(0.9, 0.999), _everywhere(moment),
         "Discount: how much a later reward counts.", floor=1e-4, one_minus=True,
     )  # fmt: skip
 
 
 def _actor_critic(gae_lambda: float) -> tuple[Hyperparameter, ...]:
-    """What A2C and PPO share. SB3 weighs a rollout as it is collected, so its discounts change between rollouts."""
+    """What A2C and PPO share. A rollout is weighed as a whole, so its discounts do not change in the middle of one."""
     return (
         _gamma("boundary"),
         Hyperparameter(
             "gae_lambda", float, gae_lambda, (0.0, 1.0), (0.8, 1.0), Uniform(0.8, 1.0),
-            _everywhere("boundary", ours="live"), "How far an advantage looks ahead before it trusts the critic.",
+            _everywhere("boundary"), "How far an advantage looks ahead before it trusts the critic.",
             floor=0.01, one_minus=True,
         ),
         Hyperparameter(
@@ -284,7 +284,7 @@ PPO = Algorithm(
             "Divergence from the rollout's policy, at 1.5 times which its gradient steps end; none: never.",
         ),
         Hyperparameter(
-            "n_epochs", int, 10, (1, 32), (1, 20), Choice((1, 5, 10, 20)), _everywhere("live"),
+            "n_epochs", int, 10, (1, 32), (1, 20), Choice((1, 5, 10, 20)), _everywhere("live", ours="boundary"),
             "Passes over a rollout.", structural=True,
         ),
         Hyperparameter(

@@ -6,7 +6,7 @@ import pytest
 
 from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
-from tars.agents.environments import RoleEnvironment
+from tars.agents.environments import Discrete, RoleEnvironment
 from tars.agents.game import ROLES, Role
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, Value
@@ -43,7 +43,7 @@ class Learner(NamedTuple):
 
     def values(self, **changes: Value) -> Values:
         """The whole set: the game's, with less work, but for `changes`."""
-        return {**DECLARED[self.algorithm].game_defaults, **LESS[self.algorithm], **changes}
+        return {**DECLARED[self.algorithm].game_defaults, **LESS.get(self.algorithm, {}), **changes}
 
     def population(self, *lanes: Values, seeds: tuple[int, ...] = ()) -> Population:
         """Lanes of these changes each; lane k of seed k unless told."""
@@ -60,7 +60,13 @@ def train(learner: Population, episodes: int) -> Population:
 
 
 DQN, A2C, PPO, DDPG = PLAYERS = tuple(Learner(GAME_ROLES[role], role) for role in ROLES)
-LEARNERS: Final = (*PLAYERS, Learner("a2c", "resource"), Learner("ppo", "resource"))
+OTHERS: Final = tuple(
+    Learner(name, "policy" if Discrete in kind.ACTIONS else "resource")
+    for name, kind in ALGORITHMS.items()
+    if name not in GAME_ROLES.values()
+)
+"""Algorithms that no role of the game learns by."""
+LEARNERS: Final = (*PLAYERS, *OTHERS, Learner("a2c", "resource"), Learner("ppo", "resource"))
 """The four of the game, and the two that can also choose numbers."""
 every_learner = pytest.mark.parametrize("learner", LEARNERS, ids="-".join)
 every_player = pytest.mark.parametrize("player", PLAYERS, ids="-".join)

@@ -40,7 +40,7 @@ def trained(role: Role, *seeds: int, episodes: int) -> Population:
     return found
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", ["policy", *(pytest.param(role, marks=pytest.mark.slow) for role in ROLES[1:])])
 def test_a_lane_that_is_restored_among_strangers_makes_the_same_next_hundred_gradient_steps(role: Role) -> None:
     taken = trained(role, 1, 2, 3, episodes=3)
     data = checkpoint.dump(taken, 1, transitions=True)

@@ -49,6 +49,17 @@ def test_a_member_that_is_not_active_is_left_exactly_as_it_is(make: Ours, oracle
     assert all(bool((moment[1] == 0).all()) for moment in optimiser.moments().values())
 
 
+@every_kind
+def test_nothing_of_what_diverged_reaches_a_member_that_is_not_active(make: Ours, oracle: Theirs) -> None:
+    parameters = torch.randn(2, 4)
+    before, optimiser = parameters.clone(), make(parameters)
+    for rate in (1e-2, torch.inf):
+        gradient = torch.full((2, 4), torch.nan)
+        optimiser.step(gradient, torch.tensor([1e-2, rate]), torch.tensor([True, False]), torch.ones(2))
+    assert torch.equal(parameters[1], before[1])
+    assert bool(parameters[0].isnan().all())
+
+
 def test_a_long_gradient_is_shortened_as_torch_shortens_it() -> None:
     gradient = torch.randn(2, 5, dtype=torch.float64) * 10
     expected = gradient.clone()

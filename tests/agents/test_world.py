@@ -20,10 +20,14 @@ CHANGES: dict[Role, dict[Moment, dict[str, Value]]] = {
         "boundary": {"exploration_final_eps": 0.1, "batch_size": 32, "train_freq": 2},
         "rebuild": {"buffer_size": 1000},
     },
-    "consensus": {"live": {"ent_coef": 0.02, "gae_lambda": 0.9}, "rebuild": {"n_steps": 8}},
+    "consensus": {
+        "live": {"ent_coef": 0.02, "vf_coef": 0.4},
+        "boundary": {"gae_lambda": 0.9, "gamma": 0.9},
+        "rebuild": {"n_steps": 8},
+    },
     "ethical": {
-        "live": {"clip_range": 0.3, "target_kl": 0.05, "n_epochs": 3},
-        "boundary": {"batch_size": 64},
+        "live": {"clip_range": 0.3, "target_kl": 0.05},
+        "boundary": {"batch_size": 64, "n_epochs": 3},
         "rebuild": {"n_steps": 48},
     },
     "resource": {
