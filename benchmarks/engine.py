@@ -1,8 +1,8 @@
 """What training costs: CPU time per lane against Stable-Baselines3 on the same work, and the small change beside it.
 
 The work is an episode of 32 vector steps in 16 environments with the gradient steps that belong to it (game_defaults:
-DQN and DDPG 32 of 64 rows, A2C 8 of 64, PPO 16 of 128). SB3 has the same tables in numpy, the cheapest environment it can
-be given, the same networks and the same values. Both sides take turns in one process, on one thread.
+DQN and DDPG 32 of 64 rows, A2C 8 of 64, PPO 16 of 128). SB3 has the same tables in numpy, the cheapest environment it
+can be given, the same networks and the same values. Both sides take turns in one process, on one thread.
 """
 
 import argparse
@@ -34,7 +34,12 @@ from tars.schemas.hyperparameters import GAME_ROLES, Value
 
 ROLE: Final[Mapping[str, Role]] = {algorithm: role for role, algorithm in GAME_ROLES.items()}  # type: ignore[misc] # its keys are the roles
 LANES: Final = 32
-FLOORS: Final = {"dqn": ((14, 20), (2.2, 3)), "a2c": ((17, 24), (2.8, 4)), "ppo": ((9, 13), (2.2, 3)), "ddpg": ((12, 18), (2.2, 3))}
+FLOORS: Final = {
+    "dqn": ((14, 20), (2.2, 3)),
+    "a2c": ((17, 24), (2.8, 4)),
+    "ppo": ((9, 13), (2.2, 3)),
+    "ddpg": ((12, 18), (2.2, 3)),
+}
 """Floor and target at 32 lanes, and at one."""
 JOINT_LANES: Final = 64
 DEVICE_LANES: Final = (32, 256, 2048)
@@ -63,7 +68,7 @@ class NumpyGame(VecEnv):
             self._need, self._expected = game.need.float().numpy(), self._computed
         super().__init__(COPIES, spaces.Box(0, 1, (FEATURES,), np.float32), action)
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Any:
         """Begin in one of the 16 start states."""
         self._at, self._state = 0, self._start[self._random.integers(len(self._start), size=COPIES)]
         return self._observation[self._state]
@@ -184,7 +189,8 @@ def against_sb3(algorithm: str, rounds: int) -> Iterator[Figure]:
             took[lanes].append(cpu_seconds(population.episode, 1 if lanes > 1 else 3) / lanes)
     for lanes, (floor, target) in zip(populations, FLOORS[algorithm], strict=True):
         ratios = [b / own for b, own in zip(base, took[lanes], strict=True)]
-        note = f"{statistics.median(took[lanes]) * 1e3:.2f} ms, SB3 {statistics.median(base) * 1e3:.1f} ms; {min(ratios):.1f} to {max(ratios):.1f} in {rounds} rounds"
+        times = f"{statistics.median(took[lanes]) * 1e3:.2f} ms, SB3 {statistics.median(base) * 1e3:.1f} ms"
+        note = f"{times}; {min(ratios):.1f} to {max(ratios):.1f} in {rounds} rounds"
         name = f"{algorithm}_{lanes}_lane{'s' if lanes > 1 else ''}_vs_sb3"
         yield Figure(name, statistics.median(ratios), floor, target, more=True, note=note)
 
@@ -226,7 +232,9 @@ def joint_steps(rounds: int) -> Figure:
     episode()
     took = statistics.median(cpu_seconds(episode) for _ in range(rounds))
     note = f"{JOINT_LANES} lanes, {took * 1e3:.1f} ms an episode"
-    return Figure("game_joint_steps_per_s", HORIZON * JOINT_LANES * COPIES / took, 400_000, 800_000, more=True, note=note)
+    return Figure(
+        "game_joint_steps_per_s", HORIZON * JOINT_LANES * COPIES / took, 400_000, 800_000, more=True, note=note
+    )
 
 
 def nash_conv(rounds: int) -> Figure:
@@ -258,7 +266,9 @@ def write_column(calls: int) -> Figure:
 
 def memory() -> Figure:
     """MiB of tensors that one more lane adds beside its replay buffer, of the largest algorithm."""
-    added = {algorithm: (_bytes(algorithm, LANES) - _bytes(algorithm, LANES // 2)) * 2 / LANES for algorithm in ALGORITHMS}
+    added = {
+        algorithm: (_bytes(algorithm, LANES) - _bytes(algorithm, LANES // 2)) * 2 / LANES for algorithm in ALGORITHMS
+    }
     mib = {algorithm: found / MIB for algorithm, found in added.items()}
     return Figure("mb_per_lane", max(mib.values()), 2, None, note=_each(mib))
 
@@ -295,7 +305,9 @@ def devices(device: str) -> Iterator[Figure]:
         for lanes in DEVICE_LANES:
             rate = {where: lanes / _episode_seconds(algorithm, lanes, where) for where in ("cpu", device)}
             note = f"{rate[device] / rate['cpu']:.2f} times the processor's {rate['cpu']:.0f}"
-            yield Figure(f"{algorithm}_{lanes}_lane_episodes_per_s_{device}", rate[device], None, None, more=True, note=note)
+            yield Figure(
+                f"{algorithm}_{lanes}_lane_episodes_per_s_{device}", rate[device], None, None, more=True, note=note
+            )
 
 
 def _episode_seconds(algorithm: str, lanes: int, device: str) -> float:
@@ -322,7 +334,9 @@ def measure(*, quick: bool) -> Sequence[Figure]:
 def options() -> argparse.Namespace:
     """What every benchmark takes, and a device."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: also compare with the processor")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: also compare with the processor"
+    )
     return parser.parse_args()
 
 

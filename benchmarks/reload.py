@@ -73,8 +73,8 @@ class Watched:
         self.applied: dict[int, float] = {}
         player.reload = self._reload  # type: ignore[method-assign] # measured at the learner's own door
 
-    def _reload(self, reload: Reload, applied: Any) -> None:  # noqa: ANN401
-        def noted(found: Any) -> None:  # noqa: ANN401
+    def _reload(self, reload: Reload, applied: Any) -> None:
+        def noted(found: Any) -> None:
             self.applied[reload.version] = time.perf_counter()
             applied(found)
 

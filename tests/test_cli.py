@@ -80,7 +80,7 @@ def stack(nats_server: Server, settings: Settings, monkeypatch: pytest.MonkeyPat
         portal.call(stop)
 
 
-def rows(told: tuple[int, str, str]) -> Any:  # noqa: ANN401 - whatever JSON it is
+def rows(told: tuple[int, str, str]) -> Any:
     code, out, err = told
     assert (code, err) == (0, "")
     return json.loads(out)

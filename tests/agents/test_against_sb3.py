@@ -162,7 +162,7 @@ def fill(theirs: Model, learner: ActorCritic, rollout: Sequence[Step]) -> None:
     buffer.compute_returns_and_advantage(last_values=last, dones=started.numpy())
 
 
-def networks(learner: ActorCritic, policy: Any) -> list[tuple[nn.Module, nn.Module]]:  # noqa: ANN401
+def networks(learner: ActorCritic, policy: Any) -> list[tuple[nn.Module, nn.Module]]:
     """Theirs and ours, of actor and critic."""
     parts, stack = policy.mlp_extractor, learner._networks
     actor, critic = stack.sequential(2 * MEMBER), stack.sequential(2 * MEMBER + 1, outputs=1)

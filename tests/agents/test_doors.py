@@ -99,7 +99,7 @@ def test_a_role_against_the_references_gets_its_own_reward() -> None:
         ("resource", np.array([np.nan]), "not nan"),
     ],
 )
-def test_an_action_that_a_role_does_not_have_is_refused_by_name(role: str, action: Any, why: str) -> None:  # noqa: ANN401
+def test_an_action_that_a_role_does_not_have_is_refused_by_name(role: str, action: Any, why: str) -> None:
     env = parallel_env()
     env.reset(seed=0)
     with pytest.raises(ValueError, match=why):

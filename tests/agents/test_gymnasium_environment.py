@@ -33,13 +33,13 @@ class Clock(gymnasium.Env[Any, Any]):
         self.at, self.seed = 0, seed if seed is not None else self.seed
         return self._seen(), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert action in (10, 11), "the space's own numbers"
         self.ends = action == 11 if self.at == 0 else self.ends
         self.at += 1
         return self._seen(), float(self.at), self.ends and self.at == 3, self.at == 5, {}
 
-    def _seen(self) -> Any:  # noqa: ANN401
+    def _seen(self) -> Any:
         return np.array([self.at, self.seed % 1000], np.float32)
 
 
@@ -50,7 +50,7 @@ class Shaped(gymnasium.Env[Any, Any]):
         self.observation_space, self.action_space = observations, actions
 
 
-def known(name: str, entry_point: Any, **kwargs: Any) -> str:  # noqa: ANN401
+def known(name: str, entry_point: Any, **kwargs: Any) -> str:
     gymnasium.registry.pop(name, None)
     gymnasium.register(name, entry_point, kwargs=kwargs)
     return name

@@ -303,7 +303,7 @@ class PlainActorCritic(PlainLearner):
             return out + self.log_deviation.exp() * noise
         return (noise[:, None] >= out.softmax(-1).cumsum(-1)[:, :-1]).sum(-1)
 
-    def policy(self, state: Tensor) -> Any:  # noqa: ANN401 - torch's distributions are untyped
+    def policy(self, state: Tensor) -> Any:
         out = self.actor(self.observe(state))
         return Independent(Normal(out, self.log_deviation.exp()), 1) if self.continuous else Categorical(logits=out)
 

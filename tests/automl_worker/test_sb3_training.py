@@ -19,7 +19,7 @@ TASKS = {"dqn": "CartPole-v1", "a2c": "CartPole-v1", "ppo": "CartPole-v1", "ddpg
 RANGES = {"CartPole-v1": (0.0, 500.0), "Pendulum-v1": (-1600.0, 0.0)}
 
 
-def trial(algorithm: AlgorithmName, environment: str | None = None, **changes: Any) -> RunTrial:  # noqa: ANN401
+def trial(algorithm: AlgorithmName, environment: str | None = None, **changes: Any) -> RunTrial:
     task = environment or TASKS[algorithm]
     values: dict[str, Value] = {**DECLARED[algorithm].game_defaults, **changes.pop("values", {})}
     fields = {

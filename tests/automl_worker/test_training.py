@@ -22,7 +22,7 @@ from tars.schemas.trial import RunTrial
 torch.set_num_threads(1)
 
 
-def trial(number: int, algorithm: AlgorithmName = "a2c", **changes: Any) -> RunTrial:  # noqa: ANN401 - fields of a trial
+def trial(number: int, algorithm: AlgorithmName = "a2c", **changes: Any) -> RunTrial:
     role = next(role for role, name in GAME_ROLES.items() if name == algorithm)
     values: dict[str, Value] = dict(DECLARED[algorithm].game_defaults)
     fields = {
