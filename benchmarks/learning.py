@@ -53,8 +53,8 @@ TASKS: Final = (
     }),
     Task("CartPole-v1", "dqn", 50_000, 1, 400.0, {
         "learning_rate": 2.3e-3, "gamma": 0.99, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1000,
-        "target_update_interval": 10, "train_freq": 256, "gradient_steps": 128, "exploration_final_eps": 0.04, "tau": 1.0,
-        "exploration_fraction": 0.16 * 50_000 / WARM_UP,
+        "target_update_interval": 10, "train_freq": 256, "gradient_steps": 128, "exploration_final_eps": 0.04,
+        "exploration_fraction": 0.16 * 50_000 / WARM_UP, "tau": 1.0,
     }),
     Task("Pendulum-v1", "ddpg", 20_000, 1, -300.0, {
         "learning_rate": 1e-3, "gamma": 0.98, "buffer_size": 200_000, "learning_starts": 1000, "noise_sigma": 0.1,

@@ -17,7 +17,7 @@ from tars.schemas.agent import (
 from tars.schemas.running import in_use
 from tars.schemas.views import AgentPoint, AgentRow
 
-MEASURED: Final = frozenset({"episode", "step", "score", "seen_at"})
+MEASURED: Final = frozenset({"episode", "step", "score", "finite", "seen_at"})
 """Fields of an agent's row that come from its reports; the others come from its events."""
 
 
@@ -59,7 +59,12 @@ def measured(report: AgentReport, at: datetime) -> AgentRow:
     match report:
         case AgentReported():
             return AgentRow(
-                agent_id=report.agent_id, episode=report.episode, step=report.step, score=report.score, seen_at=at
+                agent_id=report.agent_id,
+                episode=report.episode,
+                step=report.step,
+                score=report.score,
+                finite=report.finite,
+                seen_at=at,
             )
         case AgentBeat():
             return AgentRow(agent_id=report.agent_id, seen_at=at)

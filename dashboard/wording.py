@@ -70,12 +70,12 @@ def ago(at: datetime | None, now: datetime) -> str:
 
 
 def condition(agent: AgentRow, now: datetime) -> tuple[str, str]:
-    """Return an agent's state in a word and the colour to show it in; one that is not heard of is `silent`."""
+    """Return an agent's state in a word and the colour to show it in; `silent`: not heard of."""
     if agent.state == "stopped":
         return "stopped", "gray"
     if agent.seen_at is None or (now - agent.seen_at).total_seconds() > LOST_SECONDS:
         return "silent", "red"
-    return "running", "green"
+    return ("running", "green") if agent.finite else ("diverged", "red")
 
 
 def version(agent: AgentRow) -> str:

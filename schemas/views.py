@@ -36,6 +36,8 @@ class AgentRow(Frozen):
     step: int = 0
     score: float | None = None
     """Newest behaviour score, normalised."""
+    finite: bool = True
+    """Its newest report found no parameter that is NaN or infinite; otherwise it has diverged, whatever its score."""
     seen_at: datetime | None = None
     """Its newest report or beat, by the server's clock."""
 

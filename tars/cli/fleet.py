@@ -13,7 +13,7 @@ def agents(*, as_json: AsJson = False) -> None:
     columns = {
         "agent": lambda r: r.agent_id,
         "learns by": lambda r: r.algorithm or "reference",
-        "state": lambda r: r.state,
+        "state": lambda r: r.state if r.finite or r.state != "running" else "diverged",
         "episode": lambda r: r.episode,
         "score": lambda r: number(round(r.score, 3)) if r.score is not None else "-",
         "version": lambda r: r.applied,
