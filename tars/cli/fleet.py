@@ -2,14 +2,14 @@
 
 import tars
 from tars.cli.output import AsJson, clock, number, out, show_json, show_rows
-from tars.schemas.hyperparameters import ALGORITHMS
+from tars.schemas.hyperparameters import ALGORITHMS, same
+from tars.schemas.views import AgentRow
 
 
 def agents(*, as_json: AsJson = False) -> None:
     """Show every agent and what it runs."""
     with tars.connect() as bus:
         rows = bus.agents()
-    searched = {name for algorithm in ALGORITHMS.values() for name in algorithm.game_search}
     columns = {
         "agent": lambda r: r.agent_id,
         "learns by": lambda r: r.algorithm or "reference",
@@ -17,10 +17,18 @@ def agents(*, as_json: AsJson = False) -> None:
         "episode": lambda r: r.episode,
         "score": lambda r: number(round(r.score, 3)) if r.score is not None else "-",
         "version": lambda r: r.applied,
-        "values": lambda r: ", ".join(f"{k} {number(v)}" for k, v in r.values.items() if k in searched),
+        "values, where not SB3's": _own_values,
         "reloaded": lambda r: f"{clock(r.reloaded_at)}, {r.reload_milliseconds:.1f} ms" if r.reloaded_at else "-",
     }
     show_rows("agents", rows, columns, as_json=as_json)
+
+
+def _own_values(row: AgentRow) -> str:
+    """What a study would search and is not at its default: a whole set fits no table."""
+    known = ALGORITHMS[row.algorithm] if row.algorithm else None
+    searched, defaults = (known.game_search, known.defaults) if known else ({}, {})
+    own = {k: v for k, v in row.values.items() if k in searched and not same(v, defaults[k])}
+    return ", ".join(f"{k} {number(v)}" for k, v in own.items())
 
 
 def stats(*, as_json: AsJson = False) -> None:
