@@ -278,7 +278,11 @@ def _bytes(algorithm: str, lanes: int) -> int:
     population = ours(algorithm, lanes)
     for _ in range(2):
         population.episode()
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(population, set())}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in _tensors(population, set())
+        if t.layout == torch.strided
+    }
     return sum(storages.values())
 
 
