@@ -43,9 +43,9 @@ class A2C(ActorCritic):
         hp, taken = self._columns, len(rollout) * self.environment.copies
         policy, value = self.both(self._states(rollout), tracked=True)
         advantage = self._advantages(rollout, value.detach()).flatten(1)
-        policy, value = self._first(policy, taken), value[:, :taken]
+        policy, value = policy.first(taken), value[:, :taken]
         returned = advantage + value.detach()
-        log_prob = policy.log_prob(self._actions(rollout))  # type: ignore[no-untyped-call] # torch's
-        entropy = policy.entropy().mean(-1)  # type: ignore[no-untyped-call] # torch's
+        log_prob = policy.log_prob(self._actions(rollout))
+        entropy = policy.entropy().mean(-1)
         loss = policy_loss(log_prob, advantage) + hp["vf_coef"] * value_loss(value, returned) - hp["ent_coef"] * entropy
         self._descend(loss.sum(), self._active(rollout))

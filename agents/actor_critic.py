@@ -6,22 +6,21 @@ The critic reads the first output. A rollout needs the actor only; values of all
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple, TypeAlias
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Independent, Normal
 
 from tars.agents.advantages import generalised_advantages
 from tars.agents.algorithm import Population
 from tars.agents.environments import Actions, Continuous, Discrete, Transition
 from tars.agents.networks import Networks, parameter_count
 from tars.agents.optimisers import Optimiser
+from tars.agents.policies import Choice, Gaussian, Policy
 
 HIDDEN: Final = (64, 64)
 ACTOR_HEAD: Final = 0.01
 """Gain of the actor's last layer: it starts close to indifference."""
-Distribution: TypeAlias = "Categorical | Independent[Normal]"
 
 
 class Step(NamedTuple):
@@ -109,28 +108,16 @@ class ActorCritic(Population):
         head = self._actor(self.environment.observe(state))
         return head.argmax(-1) if isinstance(self.environment.actions, Discrete) else head
 
-    def both(self, state: Tensor, *, tracked: bool) -> tuple[Distribution, Tensor]:
+    def both(self, state: Tensor, *, tracked: bool) -> tuple[Policy, Tensor]:
         """The policy in states [P, N, width], and the critic's values of them [P, N]."""
         observation = self.environment.observe(state)
         twice = observation[:, None].expand(-1, 2, -1, -1).reshape(2 * self.members, -1, self.environment.features)
         out = (self._networks.tracked if tracked else self._networks)(twice).view(self.members, 2, -1, self._outputs)
         extra = self._networks.tracked_extra if tracked else self._networks.extra
-        return self._distribution(out[:, 0], extra[0::2]), out[:, 1, :, 0]
+        return self._policy(out[:, 0], extra[0::2]), out[:, 1, :, 0]
 
-    def _distribution(self, head: Tensor, log_deviation: Tensor) -> Distribution:
-        if isinstance(self.environment.actions, Discrete):
-            return Categorical(logits=head, validate_args=False)
-        return self._normal(head, log_deviation.exp()[:, None].expand_as(head))
-
-    def _first(self, policy: Distribution, count: int) -> Distribution:
-        """The policy in the first `count` of its states."""
-        if isinstance(policy, Categorical):
-            return Categorical(logits=policy.logits[:, :count], validate_args=False)
-        normal = policy.base_dist
-        return self._normal(normal.loc[:, :count], normal.scale[:, :count])
-
-    def _normal(self, mean: Tensor, deviation: Tensor) -> "Independent[Normal]":
-        return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
+    def _policy(self, head: Tensor, log_deviation: Tensor) -> Policy:
+        return Choice(head) if isinstance(self.environment.actions, Discrete) else Gaussian(head, log_deviation)
 
     def _learn(self, transition: Transition) -> None:
         action, reward, after, terminated, cut, _ = transition

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 Layer = tuple[Tensor, Tensor]
 """Weights [P, in, out] and biases [P, 1, out]."""
 Activation = Literal["relu", "tanh"]
+FEW: Final = 1 << 14
+"""Numbers of which one call of torch's tanh costs less than four calls of something faster."""
 _MODULES: Final[dict[Activation, type[nn.Module]]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -35,6 +37,9 @@ class Networks:
         self.extra = flat[:, parameter_count(sizes) :]
         self._leaves = [(w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in self.layers]
         self.tracked_extra = self.extra.detach().requires_grad_()
+        self._every_leaf = [parameter for layer in self._leaves for parameter in layer]
+        if self.extra.shape[1]:
+            self._every_leaf.append(self.tracked_extra)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[P, B, in] -> [P, B, out]; a gradient passes to the inputs, none to the parameters."""
@@ -46,10 +51,7 @@ class Networks:
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Differentiate a scalar; no gradient crosses members as long as `loss` is a sum of members' losses. [P, n]."""
-        leaves = [parameter for layer in self._leaves for parameter in layer]
-        if self.extra.shape[1]:
-            leaves.append(self.tracked_extra)
-        return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, leaves)], 1)
+        return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self._every_leaf)], 1)
 
     def initialise(self, member: int, generator: torch.Generator, head: float | None = None) -> None:
         """Draw one member anew, evenly within 1/sqrt(inputs) as torch.nn.Linear does, the last layer within `head`."""
@@ -95,6 +97,8 @@ def _forward(x: Tensor, layers: Sequence[Layer], activation: Activation, *, trac
         x = torch.baddbmm(bias, x, weight)
         if activation == "relu":
             x.relu_()
+        elif x.numel() < FEW:
+            x.tanh_()
         else:
             x = _Tanh.apply(x) if tracked else tanh_(x)  # type: ignore[no-untyped-call] # torch's
     weight, bias = layers[-1]

@@ -66,18 +66,18 @@ class PPO(ActorCritic):
         taken = actions.shape[1]
         policy, value = self.both(states, tracked=False)
         advantage, value = self._advantages(rollout, value).flatten(1), value[:, :taken]
-        log_prob = self._first(policy, taken).log_prob(actions)  # type: ignore[no-untyped-call] # torch's
+        log_prob = policy.first(taken).log_prob(actions)
         return Rollout(states[:, :taken], actions, advantage, advantage + value, log_prob)
 
     def _gradient_step(self, batch: Rollout, active: Tensor | None) -> Tensor | None:
         """Learn from a minibatch; return who goes on [P] (None: all)."""
         hp = self._columns
         policy, value = self.both(batch.state, tracked=True)
-        log_ratio = policy.log_prob(batch.action) - batch.log_prob  # type: ignore[no-untyped-call] # torch's
+        log_ratio = policy.log_prob(batch.action) - batch.log_prob
         if not bool(hp["target_kl"].isnan().all()):
             far = divergence(log_ratio.detach()) > TOO_FAR * hp["target_kl"]  # no comparison with NaN holds
             active = ~far if active is None else active & ~far
-        entropy = policy.entropy().mean(-1)  # type: ignore[no-untyped-call] # torch's
+        entropy = policy.entropy().mean(-1)
         loss = (
             clipped_loss(log_ratio.exp(), normalised(batch.advantage), hp["clip_range"])
             + hp["vf_coef"] * mse_loss(value, batch.returned, reduction="none").mean(-1)
