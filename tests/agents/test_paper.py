@@ -80,7 +80,7 @@ class PlainLearner:
     """One agent in one environment."""
 
     def __init__(self, environment: RoleEnvironment, seed: int, values: Values) -> None:
-        self.values, self.environment = values, environment
+        self.values, self.environment = dict(values), environment
         self.environment.open([seed])
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
@@ -142,10 +142,12 @@ def follow(target: nn.Sequential, online: nn.Sequential, tau: float) -> None:
         ours.data += tau * (theirs.data - ours.data)
 
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, longest: float = math.inf) -> None:
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float, longest: float = math.inf) -> None:
+    (group,) = optimiser.param_groups
+    group["lr"] = rate
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], longest)
+    nn.utils.clip_grad_norm_(group["params"], longest)
     optimiser.step()
 
 
@@ -195,7 +197,7 @@ class PlainDQN(PlainReplay):
         self.q, self.target = (self.mlp((19, 64, 64, 4), nn.ReLU) for _ in range(2))
         draw_evenly(self.q, self.generator)
         self.target.load_state_dict(self.q.state_dict())
-        self.optimiser = torch.optim.Adam(self.q.parameters(), lr=values["learning_rate"])
+        self.optimiser = torch.optim.Adam(self.q.parameters())
 
     def prepare(self) -> None:
         self.explore, self.choose = self.uniform(HORIZON, 2, COPIES).unbind(1)
@@ -213,7 +215,8 @@ class PlainDQN(PlainReplay):
             best = self.target(self.observe(after)).amax(-1)
         y = torch.where(ended.bool(), reward, reward + self.values["gamma"] * best)
         taken = self.q(self.observe(state))[torch.arange(len(action)), action]
-        descend(nn.functional.smooth_l1_loss(taken, y), self.optimiser, self.values["max_grad_norm"])
+        loss = nn.functional.smooth_l1_loss(taken, y)
+        descend(loss, self.optimiser, self.values["learning_rate"], self.values["max_grad_norm"])
 
     def after_step(self) -> None:
         if self.steps * COPIES % self.values["target_update_interval"] == 0:
@@ -233,9 +236,8 @@ class PlainDDPG(PlainReplay):
         for online, target in ((self.actor, self.actor_target), (self.critic, self.critic_target)):
             draw_evenly(online, self.generator, head=3e-3)
             target.load_state_dict(online.state_dict())
-        rates = [values[f"{name}_learning_rate"] or values["learning_rate"] for name in ("actor", "critic")]
-        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), lr=rates[0])
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=rates[1])
+        self.actor_optimiser = torch.optim.Adam(self.actor.parameters())
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters())
 
     def prepare(self) -> None:
         self.evenly = self.uniform(HORIZON, COPIES, 1) * 2 - 1
@@ -253,11 +255,15 @@ class PlainDDPG(PlainReplay):
             q2 = self.critic_target(torch.cat([s2, self.actor_target(s2).tanh()], -1))[:, 0]
         y = torch.where(ended.bool(), reward, reward + self.values["gamma"] * q2)
         q = self.critic(torch.cat([s, action], -1))[:, 0]
-        descend((y - q).square().mean(), self.critic_optimiser)
+        descend((y - q).square().mean(), self.critic_optimiser, self.rate("critic"))
         value = self.critic(torch.cat([s, self.actor(s).tanh()], -1))
-        descend(-value.mean(), self.actor_optimiser)
+        descend(-value.mean(), self.actor_optimiser, self.rate("actor"))
         follow(self.actor_target, self.actor, self.values["tau"])
         follow(self.critic_target, self.critic, self.values["tau"])
+
+    def rate(self, network: str) -> float:
+        own: float | None = self.values[f"{network}_learning_rate"]
+        return self.values["learning_rate"] if own is None else own
 
     def parameters(self) -> Tensor:
         return flat(self.actor, self.actor_target, self.critic, self.critic_target)
@@ -329,7 +335,7 @@ class PlainActorCritic(PlainLearner):
         """Descend the sum of three losses, of which the policy's is given."""
         critic = (returned - self.critic(self.observe(state))[:, 0]).square().mean()
         loss = policy + self.values["vf_coef"] * critic - self.values["ent_coef"] * entropy.mean()
-        descend(loss, self.optimiser, self.values["max_grad_norm"])
+        descend(loss, self.optimiser, self.values["learning_rate"], self.values["max_grad_norm"])
 
     def parameters(self) -> Tensor:
         return torch.cat([flat(self.actor, self.critic), self.log_deviation.detach()])
@@ -339,7 +345,7 @@ class PlainA2C(PlainActorCritic):
     """Mnih et al. 2016, Algorithm S3."""
 
     def new_optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.RMSprop(parameters, lr=self.values["learning_rate"], alpha=0.99, eps=1e-5)
+        return torch.optim.RMSprop(parameters, alpha=0.99, eps=1e-5)
 
     def learn(self) -> None:
         state, action, advantage, returned = self.weighed()
@@ -352,7 +358,7 @@ class PlainPPO(PlainActorCritic):
     """Schulman et al. 2017, Algorithm 1 and equation 7."""
 
     def new_optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=self.values["learning_rate"], eps=1e-5)
+        return torch.optim.Adam(parameters, eps=1e-5)
 
     def learn(self) -> None:
         state, action, advantage, returned = self.weighed()
@@ -384,6 +390,7 @@ ACTORS: Final[list[tuple[str, Role]]] = [
     ("ddpg", "resource"),
 ]  # fmt: skip
 """Every algorithm with every kind of action that it can choose."""
+every_actor = pytest.mark.parametrize(("name", "role"), ACTORS, ids=[f"{name} {role}" for name, role in ACTORS])
 
 
 def lane_parameters(lane: Population, member: int) -> Tensor:
@@ -409,7 +416,7 @@ def lane_parameters(lane: Population, member: int) -> Tensor:
         pytest.param(False, Endings, id="its values, tasks that end", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize(("name", "role"), ACTORS, ids=[f"{name} {role}" for name, role in ACTORS])
+@every_actor
 def test_a_lane_learns_what_the_papers_algorithm_learns(
     name: str, role: Role, odd: bool, environment: type[RoleEnvironment]
 ) -> None:
@@ -426,3 +433,19 @@ def test_a_lane_learns_what_the_papers_algorithm_learns(
         plain.episode()
         assert torch.allclose(lane_parameters(population, 1), plain.parameters(), atol=1e-9, rtol=0)
     assert not torch.allclose(before, plain.parameters(), atol=1e-3)
+
+
+@every_actor
+def test_a_lane_whose_values_are_changed_goes_on_as_the_paper_with_the_new_ones(name: str, role: Role) -> None:
+    usual: dict[str, Value] = {**DECLARED[name].game_defaults, **SMALL[name]}
+    odd = {key: value for key, value in ODD[name].items() if key not in ALGORITHMS[name].STRUCTURE}
+    waits = {"learning_starts": 100_000} if "learning_starts" in usual else {}
+    population = ALGORITHMS[name](Endings(role, torch.float64), [Lane(seed, usual) for seed in range(2)])
+    plain = PLAIN[name](Endings(role, torch.float64), 1, usual)
+    for written in ({}, odd, waits):
+        for key, value in written.items():
+            population.write(1, key, value)
+        plain.values |= written
+        population.episode()
+        plain.episode()
+        assert torch.allclose(lane_parameters(population, 1), plain.parameters(), atol=1e-9, rtol=0)
