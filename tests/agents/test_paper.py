@@ -46,7 +46,7 @@ ODD: Final[dict[str, Values]] = {
     },
     "ppo": {
         "learning_rate": 5e-3, "gamma": 0.8, "gae_lambda": 0.7, "ent_coef": 0.1, "vf_coef": 0.9, "max_grad_norm": 0.05,
-        "n_steps": 7, "batch_size": 37, "clip_range": 0.05, "target_kl": 0.01,
+        "n_steps": 7, "batch_size": 37, "clip_range": 0.05, "target_kl": 0.011,
     },
     "ddpg": {
         "actor_learning_rate": 3e-4, "critic_learning_rate": 4e-3, "gamma": 0.8, "tau": 0.3, "noise_sigma": 0.7,
