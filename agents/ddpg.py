@@ -1,9 +1,10 @@
 """Deep deterministic policy gradient (Lillicrap et al., ICLR 2016), for P agents at once.
 
 Differs from the paper as Stable-Baselines3 does: independent Gaussian noise instead of an Ornstein-Uhlenbeck process,
-actions drawn evenly before `learning_starts`, no weight decay, equal sizes of both networks, the action enters the
-critic at its first layer. As in the paper the last layers start within 3e-3; SB3 starts them like the others. Actor and
-critic have learning rates of their own, as in the paper; where one is none, `learning_rate` counts, as in SB3.
+actions drawn evenly before `learning_starts` (without noise, which SB3 adds to them), no weight decay, equal sizes of
+both networks, the action enters the critic at its first layer. As in the paper the last layers start within 3e-3; SB3
+starts them like the others. Actor and critic have learning rates of their own, as in the paper; where one is none,
+`learning_rate` counts, as in SB3.
 """
 
 from itertools import chain

@@ -29,7 +29,8 @@ class GymnasiumEnvironment:
     """Lanes of `copies` environments, stepped one after the other; `horizon` vector steps are an episode of a lane.
 
     The episodes of the copies end and begin anew at their own times. With `normalize`, running statistics of a lane
-    come into use at the beginning of its next episode, so that a rollout is seen through one pair of glasses.
+    come into use at the beginning of its next episode; a rollout that ends with an episode is seen through one pair of
+    glasses.
     """
 
     def __init__(  # noqa: PLR0913 - options of an environment

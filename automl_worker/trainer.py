@@ -32,6 +32,8 @@ LINGER_SECONDS: Final = 0.05
 DURABLE: Final = "run-trial"
 ALONE_AFTER: Final = 3
 """Deliveries after which a trial is trained by itself: it may be what kills its trainers."""
+REFILL_SECONDS: Final = 5.0
+"""How long training waits for trials to fill its empty lanes."""
 AGAIN_SECONDS: Final = 0.5
 """Before an outcome that was not stored is sent again."""
 REPORT_EVERY: Final = 5
@@ -134,14 +136,29 @@ class Trainer:
             return [trial for _, trial in found]
 
         def more(like: RunTrial, count: int) -> Sequence[RunTrial]:
+            """Called from the training thread: nothing that goes wrong here may end the trials that train."""
             del like  # of this group
-            return asyncio.run_coroutine_threadsafe(fetched(count), self._loop).result()
+            if self._stopping:
+                return []
+            asked = asyncio.run_coroutine_threadsafe(fetched(count), self._loop)
+            try:
+                return asked.result(timeout=REFILL_SECONDS)
+            except (TimeoutError, NatsError, OSError) as error:  # what came too late is given back with the rest
+                log.warning("no lane refilled", extra={"error": repr(error)})
+                return []
 
         results = run_group([trial for _, trial in group], self._progress, more, self._allowed)
-        with span(f"train {len(group)} trials", group[0][0].headers), ThreadPoolExecutor(1, "training") as thread:
-            while (result := await self._loop.run_in_executor(thread, next, results, None)) is not None:
-                await self._count(result)
-                await hand.settle(messages.pop(result.trial.key))
+        thread = ThreadPoolExecutor(1, "training")  # one for all of a group: what a thread sets for itself holds
+        try:
+            with span(f"train {len(group)} trials", group[0][0].headers):
+                while (result := await self._loop.run_in_executor(thread, next, results, None)) is not None:
+                    await self._count(result)
+                    await hand.settle(messages.pop(result.trial.key))
+        except asyncio.CancelledError:
+            self._stopping = True  # seen by the training thread after its episode; nobody waits for it here
+            raise
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _progress(self, trial: RunTrial, episode: int, score: float) -> None:
         """Report now and then; called from the training thread, which ends here when this worker stops."""
