@@ -1,0 +1,99 @@
+"""A trainer on a real server: what it holds when it is stopped goes back, pruned lanes go to trials that wait."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tars.automl_worker.trainer import LANES, Trainer
+from tars.runtime.bus import Bus
+from tars.runtime.journal import Journal
+from tars.runtime.provision import provision
+from tars.runtime.settings import Settings
+from tars.schemas.hyperparameters import A2C, Value
+from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
+
+SECONDS = 40
+
+
+def trial(number: int, rate: float = 2e-3, **changes: Any) -> RunTrial:
+    values: dict[str, Value] = {**A2C.game_defaults, "learning_rate": rate}
+    fields = {
+        "study_id": "s", "number": number, "phase": "search", "algorithm": "a2c", "environment": "consensus",
+        "hyperparameters": values, "seed": number, "train_episodes": 6, "eval_episodes": 1, **changes,
+    }  # fmt: skip
+    return RunTrial.model_validate(fields)
+
+
+@pytest.fixture
+async def ready(bus: Bus, settings: Settings) -> Bus:
+    await provision(bus.jetstream, ack_wait=settings.ack_wait_seconds)
+    return bus
+
+
+@pytest.fixture
+async def trainer(ready: Bus, settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """Starts when its first trial is there."""
+    task = asyncio.create_task(Trainer(ready, settings.ack_wait_seconds, ["foreign:scored"]).run())
+    yield task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def outcomes(bus: Bus, count: int) -> list[TrialCompleted | TrialPruned | TrialFailed]:
+    async with asyncio.timeout(SECONDS):
+        while len(found := await Journal(bus).messages("TRIALS", "tars.event.trial.>")) < count:
+            await asyncio.sleep(0.05)
+    return [entry.event for entry in found]
+
+
+async def in_hand(bus: Bus) -> int:
+    return (await bus.jetstream.consumer_info("TRIALS", "run-trial")).num_ack_pending or 0
+
+
+async def ask(bus: Bus, *trials: RunTrial) -> None:
+    await asyncio.gather(*(bus.publish(each, id=f"{each.key}.run") for each in trials))
+
+
+@pytest.mark.anyio
+async def test_a_trainer_that_is_stopped_ends_at_once_and_another_trains_what_it_held(
+    ready: Bus, settings: Settings
+) -> None:
+    await ask(ready, trial(0, train_episodes=100_000))
+    working = asyncio.create_task(Trainer(ready, settings.ack_wait_seconds).run())
+    async with asyncio.timeout(SECONDS):
+        while not await in_hand(ready):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    trials = await ready.jetstream.pull_subscribe_bind(consumer="run-trial", stream="TRIALS")
+    (again,) = await trials.fetch(1, timeout=5)  # long before its lease would have run out
+    assert again.metadata.num_delivered == 2
+
+
+@pytest.mark.anyio
+async def test_every_trial_has_one_outcome_whichever_lane_it_gets(ready: Bus, trainer: asyncio.Task[None]) -> None:
+    many = [trial(n, 2e-3 if n % 2 else 1e-6, rungs=(2, 4)) for n in range(LANES + 8)]
+    await ask(ready, *many, trial(90, rungs=(), train_episodes=1), trial(91, trainer="foreign:scored"))
+    found = await outcomes(ready, LANES + 10)
+    assert Counter(each.number for each in found) == Counter([*range(LANES + 8), 90, 91])
+    kinds = Counter(type(each) for each in found)
+    assert kinds[TrialFailed] == 0
+    assert kinds[TrialPruned] >= 8
+    assert {each.episode for each in found if isinstance(each, TrialPruned)} <= {2, 4}
+    assert not trainer.done()
+    async with asyncio.timeout(SECONDS):
+        while await in_hand(ready):
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.anyio
+async def test_a_trainer_that_nobody_allowed_is_a_failed_trial(ready: Bus, trainer: asyncio.Task[None]) -> None:
+    await ask(ready, trial(0, trainer="os:system"))
+    (failed,) = await outcomes(ready, 1)
+    assert isinstance(failed, TrialFailed)
+    assert "os:system may not be called here" in failed.error
+    assert not trainer.done()
