@@ -80,6 +80,9 @@ class Environment(Protocol):
     def open(self, seeds: Sequence[int]) -> None:
         """Make as many lanes as there are seeds."""
 
+    def close(self) -> None:
+        """Let go of what the lanes hold."""
+
     def reseed(self, member: int, seed: int) -> None:
         """Start one lane anew."""
 
@@ -145,6 +148,9 @@ class RoleEnvironment:
         shape = (len(seeds), self.copies)
         self._nowhere, self._everywhere = (make(shape, dtype=self.dtype) for make in (torch.zeros, torch.ones))
         self._nowhere, self._everywhere = self._nowhere.to(self.device), self._everywhere.to(self.device)
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
 
     def reseed(self, member: int, seed: int) -> None:
         """Start one lane's chance anew."""

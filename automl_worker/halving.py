@@ -1,6 +1,7 @@
 """Which trials go on: successive halving, decided at each rung by those that came so far (Li et al. 2020, ASHA)."""
 
 from collections.abc import Sequence
+from math import isfinite
 from statistics import median
 from typing import Final
 
@@ -16,8 +17,9 @@ def rungs(train_episodes: int) -> tuple[int, ...]:
 
 
 def falls_behind(score: float, at_rung: Sequence[float]) -> bool:
-    """Whether a trial is in the worse half of those at its rung, itself included; a score that is no number is."""
-    comparable = [other for other in at_rung if other == other]  # noqa: PLR0124 - NaN is unlike itself
-    if len(at_rung) < FEWEST:
-        return False
-    return not (comparable and score >= median(comparable))
+    """Whether a trial is in the worse half of those at its rung, itself included.
+
+    What is not finite is no score: no episode has ended yet, or the trial diverged, which its end will tell.
+    """
+    known = [other for other in at_rung if isfinite(other)]
+    return isfinite(score) and len(known) >= FEWEST and score < median(known)

@@ -87,7 +87,11 @@ def _results(trials: Sequence[RunTrial], progress: Progress, more: More, allowed
     if trials[0].training == "surrogate":
         yield from (_surrogate(trial) for trial in trials)
     elif trials[0].trainer == "population":
-        yield from _Crowd(trials, progress, more).run()
+        crowd = _Crowd(trials, progress, more)
+        try:
+            yield from crowd.run()
+        finally:
+            crowd.environment.close()
     else:
         yield from (_alone(trial, progress, allowed) for trial in trials)
 
@@ -105,7 +109,8 @@ class _Crowd:
         self._cpu = [0.0] * len(trials)
         first = trials[0]
         lanes = [Lane(trial.seed, trial.hyperparameters) for trial in trials]
-        self._population: Population = ALGORITHMS[first.algorithm](environment_of(first), lanes)
+        self.environment = environment_of(first)
+        self._population: Population = ALGORITHMS[first.algorithm](self.environment, lanes)
 
     def run(self) -> Iterator[Result]:
         """Until every lane is empty."""
@@ -145,10 +150,7 @@ class _Crowd:
             score = fmean(self._recent[lane])
             if falls_behind(score, self._rungs[trial.study_id, self._done[lane]]):
                 self._lanes[lane] = None
-                if math.isfinite(score):
-                    yield Result(trial, score, None, self._cpu[lane], pruned_at=self._done[lane])
-                else:
-                    yield Result(trial, None, None, self._cpu[lane], f"diverged: score {score} at a rung")
+                yield Result(trial, score, None, self._cpu[lane], pruned_at=self._done[lane])
 
     def _refill(self, like: RunTrial) -> None:
         """Give empty lanes to trials that wait, while others still train."""

@@ -134,8 +134,9 @@ def test_the_worse_half_falls_behind_and_few_or_equal_ones_do_not() -> None:
     assert [falls_behind(score, [0.1, 0.2, 0.3, 0.4]) for score in (0.1, 0.2, 0.3, 0.4)] == [True, True, False, False]
     assert not any(falls_behind(score, [0.1, 0.2, 0.3][: FEWEST - 1]) for score in (0.1, 0.2))
     assert not falls_behind(0.5, [0.5] * 8)
-    assert falls_behind(math.nan, [math.nan, 0.1, 0.2, 0.3])
-    assert all(falls_behind(math.nan, [math.nan] * 4) for _ in range(2))
+    assert not falls_behind(0.1, [math.nan, 0.1, 0.2, 0.3])
+    assert falls_behind(0.1, [math.nan, 0.1, 0.2, 0.3, 0.4])
+    assert not falls_behind(math.nan, [math.nan, 0.1, 0.2, 0.3, 0.4])
     assert rungs(50) == (20, 40)
     assert rungs(10) == ()
 
@@ -176,3 +177,13 @@ def test_a_trainer_is_refused_without_being_imported_where_it_is_not_allowed() -
     with pytest.raises(NoTrainer, match="may not be called here"):
         resolve("antigravity:fly_geohash", ["foreign:scored"])
     assert "antigravity" not in sys.modules
+
+
+def test_trials_whose_episodes_are_longer_than_a_rung_are_not_pruned_for_it() -> None:
+    asked = [
+        trial(n, "ppo", environment="Pendulum-v1", score_range=(-1600.0, 0.0), train_episodes=4, rungs=(2,))
+        for n in range(5)
+    ]  # 200 steps are an episode there, and 4 of ours are 128
+    for result in run(*asked).values():
+        assert result.pruned_at is None
+        assert result.error is None
