@@ -48,4 +48,4 @@ class A2C(ActorCritic):
         log_prob = policy.log_prob(self._actions(rollout))
         entropy = policy.entropy().mean(-1)
         loss = policy_loss(log_prob, advantage) + hp["vf_coef"] * value_loss(value, returned) - hp["ent_coef"] * entropy
-        self._descend(loss.sum(), self._active(rollout))
+        self._descend(loss, self._active(rollout))

@@ -101,12 +101,12 @@ class ActorCritic(Population):
         head, noise = self._actor(self.environment.observe(self._state)), self._noise[self._at]
         if isinstance(self.environment.actions, Continuous):
             return torch.addcmul(head, self._actor.extra.exp()[:, None], noise)
-        return (noise[..., None] >= head.softmax(-1).cumsum(-1)[..., :-1]).sum(-1)
+        return (noise[:, None] >= head.mT.softmax(1).cumsum(1)[:, :-1]).sum(1)
 
     def greedy(self, state: Tensor) -> Tensor:
         """The likeliest action."""
         head = self._actor(self.environment.observe(state))
-        return head.argmax(-1) if isinstance(self.environment.actions, Discrete) else head
+        return head.contiguous().argmax(-1) if isinstance(self.environment.actions, Discrete) else head
 
     def both(self, state: Tensor, *, tracked: bool) -> tuple[Policy, Tensor]:
         """The policy in states [P, N, width], and the critic's values of them [P, N]."""
@@ -114,7 +114,8 @@ class ActorCritic(Population):
         twice = observation[:, None].expand(-1, 2, -1, -1).reshape(2 * self.members, -1, self.environment.features)
         out = (self._networks.tracked if tracked else self._networks)(twice).view(self.members, 2, -1, self._outputs)
         extra = self._networks.tracked_extra if tracked else self._networks.extra
-        return self._policy(out[:, 0], extra[0::2]), out[:, 1, :, 0]
+        head, value = out.unbind(1)
+        return self._policy(head, extra[0::2]), value[..., 0]
 
     def _policy(self, head: Tensor, log_deviation: Tensor) -> Policy:
         return Choice(head) if isinstance(self.environment.actions, Discrete) else Gaussian(head, log_deviation)

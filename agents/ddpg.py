@@ -96,12 +96,12 @@ class DDPG(OffPolicy):
             q_next = self._critic_target(torch.cat([after, next_action], -1)).squeeze(-1)
         target = td_target(batch.reward, batch.terminated, q_next, hp["gamma"])
         q = self._critic.tracked(torch.cat([state, batch.action], -1)).squeeze(-1)
-        gradient = self._critic.gradient(critic_loss(q, target).sum())
+        gradient = self._critic.gradient(critic_loss(q, target))
         with torch.no_grad():
             self._adam_critic.step(gradient, self._rate("critic"), active, None)
         action = self._actor.tracked(state).tanh()
         own = self._critic(torch.cat([state, action], -1)).squeeze(-1)  # its parameters take no gradient here
-        gradient = self._actor.gradient(actor_loss(own).sum())
+        gradient = self._actor.gradient(actor_loss(own))
         with torch.no_grad():
             self._adam_actor.step(gradient, self._rate("actor"), active, None)
             follows = tau if active is None else tau * active[:, None]

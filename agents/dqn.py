@@ -84,7 +84,7 @@ class DQN(OffPolicy):
 
     def greedy(self, state: Tensor) -> Tensor:
         """argmax_a Q(s, a)."""
-        return self._online(self.environment.observe(state)).argmax(-1)
+        return self._online(self.environment.observe(state)).contiguous().argmax(-1)
 
     @torch.no_grad()
     def _after_step(self) -> None:
@@ -99,7 +99,7 @@ class DQN(OffPolicy):
             value = self._value_after(observe(batch.after))
         target = td_target(batch.reward, batch.terminated, value, hp["gamma"])
         q = self._online.tracked(observe(batch.state))
-        gradient = self._online.gradient(loss(q, batch.action.long(), target).sum())
+        gradient = self._online.gradient(loss(q, batch.action.long(), target))
         with torch.no_grad():
             self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
 

@@ -83,5 +83,5 @@ class PPO(ActorCritic):
             + hp["vf_coef"] * mse_loss(value, batch.returned, reduction="none").mean(-1)
             - hp["ent_coef"] * entropy
         )
-        self._descend(loss.sum(), active)
+        self._descend(loss, active)
         return active
