@@ -162,9 +162,8 @@ class ActorCritic(Population):
     def _descend(self, loss: Tensor, active: Tensor | None) -> None:
         """One gradient step of all members' summed loss."""
         gradient = self._networks.gradient(loss).view(self.members, -1)
-        with torch.no_grad():
-            hp = self._columns
-            self._optimiser.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
+        hp = self._columns
+        self._optimiser.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
 
     def policy(self, member: int) -> nn.Sequential:
         """Observation -> logits, or the mean of the action."""

@@ -75,14 +75,15 @@ class DDPG(OffPolicy):
         evenly = self._random.uniform(*shape) * 2 - 1
         noise = self._random.normal(*shape) * self._columns["noise_sigma"][:, None, None]
         self._noise, self._evenly = noise.unbind(0), evenly.unbind(0)
-        warms: list[bool] = self._warms_up.any(1).tolist()
-        self._warming = list(zip(warms, self._warms_up[..., None, None].unbind(0), strict=True))
+        self._warming = self._who(self._warms_up)
 
     def act(self) -> Tensor:
         """mu(s) + noise, within [-1, 1]: [P, E, size]."""
-        anyone, who = self._warming[self._at]
+        evenly, warms_up = self._evenly[self._at], self._warming[self._at]
+        if warms_up is None:
+            return evenly
         action = (self.greedy(self._state) + self._noise[self._at]).clamp_(-1, 1)
-        return torch.where(who, self._evenly[self._at], action) if anyone else action
+        return action if warms_up is False else torch.where(warms_up[:, None, None], evenly, action)
 
     def greedy(self, state: Tensor) -> Tensor:
         """mu(s)."""
@@ -91,22 +92,19 @@ class DDPG(OffPolicy):
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
         hp, tau = self._columns, self._columns["tau"][:, None]
         state, after = self.environment.observe(batch.state), self.environment.observe(batch.after)
-        with torch.no_grad():
-            next_action = self._actor_target(after).tanh_()
-            q_next = self._critic_target(torch.cat([after, next_action], -1)).squeeze(-1)
+        next_action = self._actor_target(after).tanh_()
+        q_next = self._critic_target(torch.cat([after, next_action], -1)).squeeze(-1)
         target = td_target(batch.reward, batch.terminated, q_next, hp["gamma"])
         q = self._critic.tracked(torch.cat([state, batch.action], -1)).squeeze(-1)
         gradient = self._critic.gradient(critic_loss(q, target))
-        with torch.no_grad():
-            self._adam_critic.step(gradient, self._rate("critic"), active, None)
+        self._adam_critic.step(gradient, self._rate("critic"), active, None)
         action = self._actor.tracked(state).tanh()
         own = self._critic(torch.cat([state, action], -1)).squeeze(-1)  # its parameters take no gradient here
         gradient = self._actor.gradient(actor_loss(own))
-        with torch.no_grad():
-            self._adam_actor.step(gradient, self._rate("actor"), active, None)
-            follows = tau if active is None else tau * active[:, None]
-            self._actor_target.flat.lerp_(self._actor.flat, follows)
-            self._critic_target.flat.lerp_(self._critic.flat, follows)
+        self._adam_actor.step(gradient, self._rate("actor"), active, None)
+        follows = tau if active is None else tau * active[:, None]
+        self._actor_target.flat.lerp_(self._actor.flat, follows)
+        self._critic_target.flat.lerp_(self._critic.flat, follows)
 
     def _rate(self, network: str) -> Tensor:
         """Its own learning rate, where it has one [P]."""

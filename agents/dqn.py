@@ -76,7 +76,7 @@ class DQN(OffPolicy):
         """Which lanes' targets follow after each step of the episode [H, P]."""
         every = (self._columns["target_update_interval"] // self.environment.copies).clamp_min(1)
         due = (self._step_numbers + 1) % every == 0
-        self._follows = list(zip(due.any(1).tolist(), due.unbind(0), strict=True))
+        self._follows = self._who(due)
 
     def act(self) -> Tensor:
         """Epsilon-greedy actions [P, E]."""
@@ -86,22 +86,18 @@ class DQN(OffPolicy):
         """argmax_a Q(s, a)."""
         return self._online(self.environment.observe(state)).contiguous().argmax(-1)
 
-    @torch.no_grad()
     def _after_step(self) -> None:
         """Move the target networks that are due: theta' <- theta' + tau (theta - theta')."""
-        anyone, due = self._follows[self._at]
-        if anyone:
-            self._target.flat.lerp_(self._online.flat, (self._columns["tau"] * due)[:, None])
+        due, tau = self._follows[self._at], self._columns["tau"]
+        if due is not False:
+            self._target.flat.lerp_(self._online.flat, (tau if due is None else tau * due)[:, None])
 
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
         observe, hp = self.environment.observe, self._columns
-        with torch.no_grad():
-            value = self._value_after(observe(batch.after))
-        target = td_target(batch.reward, batch.terminated, value, hp["gamma"])
+        target = td_target(batch.reward, batch.terminated, self._value_after(observe(batch.after)), hp["gamma"])
         q = self._online.tracked(observe(batch.state))
         gradient = self._online.gradient(loss(q, batch.action.long(), target))
-        with torch.no_grad():
-            self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
+        self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
 
     def _value_after(self, observation: Tensor) -> Tensor:
         """max_a Q'(s', a) by the target network: [P, B, F] -> [P, B]."""
