@@ -53,16 +53,17 @@ class DDPG(OffPolicy):
     def _build_networks(self) -> None:
         assert isinstance(self.environment.actions, Continuous)  # noqa: S101 - ACTIONS
         self._size = self.environment.actions.size
-        self._actor, self._actor_target = self._pair(self.environment.features, self._size)
-        self._critic, self._critic_target = self._pair(self.environment.features + self._size, 1)
+        self._actors, self._actor, self._actor_target = self._pair(self.environment.features, self._size)
+        self._critics, self._critic, self._critic_target = self._pair(self.environment.features + self._size, 1)
         self._adam_actor, self._adam_critic = Adam(self._actor.flat), Adam(self._critic.flat)
 
-    def _pair(self, inputs: int, outputs: int) -> tuple[Networks, Networks]:
-        """An online network and its target."""
+    def _pair(self, inputs: int, outputs: int) -> tuple[Networks, Networks, Networks]:
+        """Both together, an online network, its target."""
         sizes = [inputs, *HIDDEN, outputs]
         shape = (2, self.members, parameter_count(sizes))
         flat = torch.zeros(shape, dtype=self.environment.dtype, device=self.environment.device)
-        return Networks(flat[0], sizes), Networks(flat[1], sizes)
+        online, target = (Networks(part, sizes, learning=0) for part in flat)
+        return Networks(flat.flatten(0, 1), sizes, learning=self.members), online, target
 
     def _initialise(self, member: int, generator: torch.Generator) -> None:
         for online, target in ((self._actor, self._actor_target), (self._critic, self._critic_target)):
@@ -91,16 +92,15 @@ class DDPG(OffPolicy):
 
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
         hp, tau = self._columns, self._columns["tau"][:, None]
-        state, after = self.environment.observe(batch.state), self.environment.observe(batch.after)
-        next_action = self._actor_target(after).tanh_()
-        q_next = self._critic_target(torch.cat([after, next_action], -1)).squeeze(-1)
-        target = td_target(batch.reward, batch.terminated, q_next, hp["gamma"])
-        q = self._critic.tracked(torch.cat([state, batch.action], -1)).squeeze(-1)
-        gradient = self._critic.gradient(critic_loss(q, target))
+        observation = self.environment.observe(batch.states)  # [2, P, B, F]: s, s'
+        own, next_action = self._actors.tracked_and_targets(observation.flatten(0, 1))
+        action = torch.stack([batch.action, next_action.tanh()])
+        q, q_next = self._critics.tracked_and_targets(torch.cat([observation, action], -1).flatten(0, 1))
+        target = td_target(batch.reward, batch.terminated, q_next.squeeze(-1), hp["gamma"])
+        gradient = self._critics.gradient(critic_loss(q.squeeze(-1), target))
         self._adam_critic.step(gradient, self._rate("critic"), active, None)
-        action = self._actor.tracked(state).tanh()
-        own = self._critic(torch.cat([state, action], -1)).squeeze(-1)  # its parameters take no gradient here
-        gradient = self._actor.gradient(actor_loss(own))
+        q = self._critic(torch.cat([observation[0], own.tanh()], -1))  # its parameters take no gradient here
+        gradient = self._actors.gradient(actor_loss(q.squeeze(-1)))
         self._adam_actor.step(gradient, self._rate("actor"), active, None)
         follows = tau if active is None else tau * active[:, None]
         self._actor_target.flat.lerp_(self._actor.flat, follows)

@@ -54,7 +54,8 @@ class DQN(OffPolicy):
         sizes = [self.environment.features, *HIDDEN, self.environment.actions.n]
         shape = (2, self.members, parameter_count(sizes))
         parameters = torch.zeros(shape, dtype=self.environment.dtype, device=self.environment.device)
-        self._online, self._target = Networks(parameters[0], sizes), Networks(parameters[1], sizes)
+        self._both = Networks(parameters.flatten(0, 1), sizes, learning=self.members)
+        self._online, self._target = (Networks(part, sizes, learning=0) for part in parameters)
         self._adam = Adam(self._online.flat)
 
     def _initialise(self, member: int, generator: torch.Generator) -> None:
@@ -93,15 +94,16 @@ class DQN(OffPolicy):
             self._target.flat.lerp_(self._online.flat, (tau if due is None else tau * due)[:, None])
 
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
-        observe, hp = self.environment.observe, self._columns
-        target = td_target(batch.reward, batch.terminated, self._value_after(observe(batch.after)), hp["gamma"])
-        q = self._online.tracked(observe(batch.state))
-        gradient = self._online.gradient(loss(q, batch.action.long(), target))
+        hp = self._columns
+        observation = self.environment.observe(batch.states)  # [2, P, B, F]: s, s'
+        q, q_target = self._both.tracked_and_targets(observation.flatten(0, 1))
+        target = td_target(batch.reward, batch.terminated, self._value(q_target, observation[1]), hp["gamma"])
+        gradient = self._both.gradient(loss(q, batch.action.long(), target))
         self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
 
-    def _value_after(self, observation: Tensor) -> Tensor:
-        """max_a Q'(s', a) by the target network: [P, B, F] -> [P, B]."""
-        return self._target(observation).amax(dim=-1)
+    def _value(self, q_target: Tensor, observation: Tensor) -> Tensor:  # noqa: ARG002 - others ask Q in s', too
+        """max_a Q'(s', a), of the target network's action values [P, B, A] in s' [P, B, F] -> [P, B]."""
+        return q_target.amax(dim=-1)
 
     def write(self, member: int, name: str, value: Value) -> None:
         """Set one hyperparameter of one lane; how often the target follows is planned anew."""

@@ -19,7 +19,9 @@ Activation = Literal["relu", "tanh"]
 FEW: Final = 1 << 11
 """Numbers of which one call of torch's tanh costs less than two calls of something faster."""
 NARROW: Final = 16
-"""Outputs below which a product is up to five times as fast with rows and columns exchanged."""
+"""Outputs below which a product is up to five times as fast with rows and columns exchanged, unless it is small."""
+SMALL: Final = 1 << 13
+"""Numbers of which a product takes less time than it takes to exchange anything."""
 _MINUS_ONE: Final = torch.tensor(-1.0)
 _MODULES: Final[dict[Activation, type[nn.Module]]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -32,15 +34,19 @@ def parameter_count(sizes: Sequence[int]) -> int:
 class Networks:
     """Members' networks of the same sizes over `flat` [P, n]; what `flat` has beyond their layers is `extra` [P, rest].
 
-    `extra` are parameters that no input reaches, as the logarithm of a Gaussian policy's deviation.
+    `extra` are parameters that no input reaches, as the logarithm of a Gaussian policy's deviation. Of the members the
+    first `learning` learn (None: all do); the others are targets, which go through the layers with them.
     """
 
-    def __init__(self, flat: Tensor, sizes: Sequence[int], activation: Activation = "relu") -> None:
+    def __init__(
+        self, flat: Tensor, sizes: Sequence[int], activation: Activation = "relu", learning: int | None = None
+    ) -> None:
         self.flat, self.sizes, self.activation = flat, tuple(sizes), activation
         self.layers = _layers(flat, sizes)
         self.extra = flat[:, parameter_count(sizes) :]
         self.tracked_extra = self.extra.detach().requires_grad_()
-        self._gradient = torch.zeros_like(flat)
+        self._learning = len(flat) if learning is None else learning
+        self._gradient = torch.zeros_like(flat[: self._learning])
         self._gradients = _layers(self._gradient, sizes)
         self._passes: list[list[Tensor]] = []
 
@@ -48,11 +54,17 @@ class Networks:
         """[P, B, in] -> [P, B, out]; a gradient passes to the inputs, none to the parameters."""
         return self._forward(inputs)[-1]
 
-    @torch.no_grad()
     def tracked(self, inputs: Tensor) -> Tensor:
-        """[P, B, in] -> [P, B, out], so that `gradient` can differentiate it by the parameters."""
-        self._passes.append(self._forward(inputs))
-        return self._passes[-1][-1].requires_grad_()
+        """The same of those who learn, so that `gradient` can differentiate it by their parameters."""
+        return self.tracked_and_targets(inputs)[0]
+
+    @torch.no_grad()
+    def tracked_and_targets(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """[P, B, in] -> [learning, B, out], which `gradient` can differentiate; [P - learning, B, out], the others'."""
+        *given, found = self._forward(inputs)
+        learning = found[: self._learning].requires_grad_()
+        self._passes.append([*(x[: self._learning] for x in given), learning])
+        return learning, found[self._learning :]
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Differentiate the sum of members' losses; no gradient crosses members. [P, n], overwritten by the next."""
@@ -79,7 +91,7 @@ class Networks:
     def _backward(self, given: Sequence[Tensor], gradient: Tensor) -> None:
         """The chain rule, from the last layer to the first."""
         for number in reversed(range(len(self.layers))):
-            x, (weight, _) = given[number], self.layers[number]
+            x, weight = given[number], self.layers[number][0][: self._learning]
             _differentiate(self._gradients[number], x, gradient)
             if number:
                 gradient = gradient * weight.mT if weight.shape[2] == 1 else torch.bmm(gradient, weight.mT)
@@ -127,9 +139,9 @@ def _layers(flat: Tensor, sizes: Sequence[int]) -> list[Layer]:
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """X W + b."""
     outputs = weight.shape[2]
-    if outputs == 1:
+    if outputs == 1 and x.numel() > SMALL:
         return (x * weight.mT).sum(-1, keepdim=True).add_(bias)
-    if outputs < NARROW:
+    if outputs < NARROW and x.numel() > SMALL:
         return torch.baddbmm(bias.mT, weight.mT.contiguous(), x.mT).mT
     return torch.baddbmm(bias, x, weight)
 
@@ -137,7 +149,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _differentiate(into: Layer, x: Tensor, gradient: Tensor) -> None:
     """Gradients of W and b, of that of X W + b."""
     weight, bias = into
-    if weight.shape[2] < NARROW:
+    if weight.shape[2] == 1 or (weight.shape[2] < NARROW and x.numel() > SMALL):
         weight.copy_(torch.bmm(gradient.mT, x).mT)
     else:
         torch.bmm(x.mT, gradient, out=weight)

@@ -16,8 +16,9 @@ class Batch:
     """Transitions [P, B] drawn from the lanes' buffers."""
 
     def __init__(self, rows: Tensor, width: int) -> None:
-        size = rows.shape[-1] - 2 * width - 2
-        self.state, self.after, self.action, reward, terminated = rows.split([width, width, size, 1, 1], -1)
+        states, self.action, reward, terminated = rows.split([2 * width, rows.shape[-1] - 2 * width - 2, 1, 1], -1)
+        self.states = states.unflatten(-1, (2, width)).movedim(-2, 0)
+        """s and s' [2, P, B, width]"""
         self.reward, self.terminated = reward.squeeze(-1), terminated.squeeze(-1)
 
 
