@@ -5,7 +5,6 @@ The critic reads the first output. A rollout needs the actor only; values of all
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 import torch
@@ -32,31 +31,6 @@ class Step(NamedTuple):
     after: Tensor
     terminated: Tensor
     cut: Tensor | None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Steps of all copies one after the other: N = T E."""
-
-    state: Tensor
-    """[P, N, width]"""
-    action: Tensor
-    """[P, N], or [P, N, size]"""
-    advantage: Tensor
-    """[P, N]"""
-    returned: Tensor
-    """[P, N]: advantage + value, what the critic learns."""
-    log_prob: Tensor
-    """[P, N]: of the action, when it was taken."""
-
-    def rows(self, chosen: Tensor) -> "Rollout":
-        """Gather the chosen steps [P, B] of every member."""
-        count = self.advantage.shape[1]
-        flat = (chosen + count * torch.arange(len(chosen), device=chosen.device)[:, None]).view(-1)
-        parts = (self.state, self.action, self.advantage, self.returned, self.log_prob)
-        return Rollout(
-            *(part.flatten(0, 1).index_select(0, flat).view(*chosen.shape, *part.shape[2:]) for part in parts)
-        )
 
 
 class ActorCritic(Population):
@@ -90,6 +64,7 @@ class ActorCritic(Population):
         self._networks.initialise_orthogonal(2 * member + 1, generator, head=1.0)
 
     def _prepare(self) -> None:
+        self._n_steps, self._youngest = self._shared("n_steps"), int(self._vector_steps.min())
         horizon, copies = self.environment.horizon, self.environment.copies
         if isinstance(self.environment.actions, Discrete):
             self._noise = self._random.uniform(horizon, copies).unbind(0)
@@ -123,7 +98,7 @@ class ActorCritic(Population):
     def _learn(self, transition: Transition) -> None:
         action, reward, after, terminated, cut, _ = transition
         self._rollout.append(Step(self._state, action, reward, after, terminated, cut))
-        if len(self._rollout) >= self._shared("n_steps"):
+        if len(self._rollout) >= self._n_steps:
             rollout, self._rollout = self._rollout, []
             self._learn_from(rollout)
 
@@ -138,22 +113,25 @@ class ActorCritic(Population):
 
     def _advantages(self, rollout: list[Step], value: Tensor) -> Tensor:
         """[P, T, E], of the values [P, (T + cuts) E] of `_states`."""
+        steps, values = len(rollout), value.unflatten(1, (-1, self.environment.copies))
+        reward = torch.stack([step.reward for step in rollout], 1)
+        terminated = cut = None
+        following = values[:, 1:]
+        if any(step.cut is not None for step in rollout):
+            none = torch.zeros_like(reward[:, 0])
+            terminated = torch.stack([step.terminated for step in rollout], 1)
+            cut = torch.stack([none if step.cut is None else step.cut for step in rollout], 1)
+            following = self._following(rollout, values, cut)
+        gamma, trace = self._columns["gamma"], self._columns["gae_lambda"]
+        return generalised_advantages(reward, values[:, :steps], following, terminated, cut, gamma, trace)
+
+    def _following(self, rollout: list[Step], values: Tensor, cut: Tensor) -> Tensor:
+        """Values of the states after each step, before any reset [P, T, E]."""
         steps = len(rollout)
-        values = value.view(self.members, -1, self.environment.copies).unbind(1)
-        following = [*values[1:steps], values[-1]]
-        none = torch.zeros_like(values[0])
-        for t, behind in zip(self._ends(rollout), values[steps:], strict=True):
-            cut = rollout[t].cut
-            following[t] = behind if t == steps - 1 or cut is None else torch.where(cut.bool(), behind, following[t])
-        return generalised_advantages(
-            torch.stack([step.reward for step in rollout], 1),
-            torch.stack(values[:steps], 1),
-            torch.stack(following, 1),
-            torch.stack([step.terminated for step in rollout], 1),
-            torch.stack([none if step.cut is None else step.cut for step in rollout], 1),
-            self._columns["gamma"],
-            self._columns["gae_lambda"],
-        )
+        following = [*values[:, 1:steps].unbind(1), values[:, -1]]
+        for t, behind in zip(self._ends(rollout)[:-1], values[:, steps:-1].unbind(1), strict=True):
+            following[t] = torch.where(cut[:, t].bool(), behind, following[t])
+        return torch.stack(following, 1)
 
     def _actions(self, rollout: list[Step]) -> Tensor:
         """[P, N] or [P, N, size]."""
@@ -217,5 +195,5 @@ class ActorCritic(Population):
 
     def _active(self, rollout: list[Step]) -> Tensor | None:
         """Which lanes learn from a rollout: those that it began with [P]; None: all."""
-        active = self._vector_steps >= len(rollout)
-        return None if bool(active.all()) else active
+        old_enough = self._youngest + self._at + 1 >= len(rollout)  # the youngest, as it was when the episode began
+        return None if old_enough else self._vector_steps >= len(rollout)
