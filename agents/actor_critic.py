@@ -67,7 +67,7 @@ class ActorCritic(Population):
         self._n_steps, self._youngest = self._shared("n_steps"), int(self._vector_steps.min())
         horizon, copies = self.environment.horizon, self.environment.copies
         if isinstance(self.environment.actions, Discrete):
-            self._noise = self._random.uniform(horizon, copies).unbind(0)
+            self._noise = self._random.uniform(horizon, 1, copies).unbind(0)
         else:
             self._noise = self._random.normal(horizon, copies, self._outputs).unbind(0)
 
@@ -76,21 +76,30 @@ class ActorCritic(Population):
         head, noise = self._actor(self.environment.observe(self._state)), self._noise[self._at]
         if isinstance(self.environment.actions, Continuous):
             return torch.addcmul(head, self._actor.extra.exp()[:, None], noise)
-        return (noise[:, None] >= head.mT.softmax(1).cumsum(1)[:, :-1]).sum(1)
+        return (noise >= head.mT.softmax(1).cumsum(1)[:, :-1]).sum(1)
 
     def greedy(self, state: Tensor) -> Tensor:
         """The likeliest action."""
         head = self._actor(self.environment.observe(state))
         return head.contiguous().argmax(-1) if isinstance(self.environment.actions, Discrete) else head
 
-    def both(self, state: Tensor, *, tracked: bool) -> tuple[Policy, Tensor]:
+    def tracked(self, state: Tensor, rows: int | None = None) -> tuple[Policy, Tensor, Tensor]:
+        """The policy in states [P, N, width] and the critic's values of them [P, N], both to be differentiated.
+
+        rows: of the first `rows` only. The third are the values of all, which are not.
+        """
+        out, everything = self._networks.tracked(self._observed_twice(state), rows)
+        head, value = out.unflatten(0, (-1, 2)).unbind(1)
+        return self._policy(head, self._networks.tracked_extra[0::2]), value[..., 0], everything[1::2, :, 0]
+
+    def both(self, state: Tensor) -> tuple[Policy, Tensor]:
         """The policy in states [P, N, width], and the critic's values of them [P, N]."""
-        observation = self.environment.observe(state)
-        twice = observation[:, None].expand(-1, 2, -1, -1).reshape(2 * self.members, -1, self.environment.features)
-        out = (self._networks.tracked if tracked else self._networks)(twice).view(self.members, 2, -1, self._outputs)
-        extra = self._networks.tracked_extra if tracked else self._networks.extra
-        head, value = out.unbind(1)
-        return self._policy(head, extra[0::2]), value[..., 0]
+        head, value = self._networks(self._observed_twice(state)).unflatten(0, (-1, 2)).unbind(1)
+        return self._policy(head, self._networks.extra[0::2]), value[..., 0]
+
+    def _observed_twice(self, state: Tensor) -> Tensor:
+        """By actor and by critic: [P, N, width] -> [2 P, N, F]."""
+        return self.environment.observe(state)[:, None].expand(-1, 2, -1, -1).flatten(0, 1)
 
     def _policy(self, head: Tensor, log_deviation: Tensor) -> Policy:
         return Choice(head) if isinstance(self.environment.actions, Discrete) else Gaussian(head, log_deviation)

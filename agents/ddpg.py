@@ -93,10 +93,10 @@ class DDPG(OffPolicy):
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
         hp, tau = self._columns, self._columns["tau"][:, None]
         observation = self.environment.observe(batch.states)  # [2, P, B, F]: s, s'
-        own, next_action = self._actors.tracked_and_targets(observation.flatten(0, 1))
-        action = torch.stack([batch.action, next_action.tanh()])
-        q, q_next = self._critics.tracked_and_targets(torch.cat([observation, action], -1).flatten(0, 1))
-        target = td_target(batch.reward, batch.terminated, q_next.squeeze(-1), hp["gamma"])
+        own, both = self._actors.tracked(observation.flatten(0, 1))
+        action = torch.stack([batch.action, both[self.members :].tanh()])
+        q, both = self._critics.tracked(torch.cat([observation, action], -1).flatten(0, 1))
+        target = td_target(batch.reward, batch.terminated, both[self.members :, :, 0], hp["gamma"])
         gradient = self._critics.gradient(critic_loss(q.squeeze(-1), target))
         self._adam_critic.step(gradient, self._rate("critic"), active, None)
         q = self._critic(torch.cat([observation[0], own.tanh()], -1))  # its parameters take no gradient here

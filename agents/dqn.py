@@ -96,8 +96,9 @@ class DQN(OffPolicy):
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
         hp = self._columns
         observation = self.environment.observe(batch.states)  # [2, P, B, F]: s, s'
-        q, q_target = self._both.tracked_and_targets(observation.flatten(0, 1))
-        target = td_target(batch.reward, batch.terminated, self._value(q_target, observation[1]), hp["gamma"])
+        q, both = self._both.tracked(observation.flatten(0, 1))
+        value = self._value(both[self.members :], observation[1])
+        target = td_target(batch.reward, batch.terminated, value, hp["gamma"])
         gradient = self._both.gradient(loss(q, batch.action.long(), target))
         self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
 

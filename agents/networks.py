@@ -54,17 +54,16 @@ class Networks:
         """[P, B, in] -> [P, B, out]; a gradient passes to the inputs, none to the parameters."""
         return self._forward(inputs)[-1]
 
-    def tracked(self, inputs: Tensor) -> Tensor:
-        """The same of those who learn, so that `gradient` can differentiate it by their parameters."""
-        return self.tracked_and_targets(inputs)[0]
-
     @torch.no_grad()
-    def tracked_and_targets(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """[P, B, in] -> [learning, B, out], which `gradient` can differentiate; [P - learning, B, out], the others'."""
+    def tracked(self, inputs: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
+        """[P, B, in] -> what `gradient` can differentiate [learning, rows, out], and everything [P, B, out].
+
+        rows: how many of B, the first ones, learn; None: all do.
+        """
         *given, found = self._forward(inputs)
-        learning = found[: self._learning].requires_grad_()
-        self._passes.append([*(x[: self._learning] for x in given), learning])
-        return learning, found[self._learning :]
+        learns = slice(self._learning), slice(rows)
+        self._passes.append([x[learns] for x in (*given, found)])
+        return self._passes[-1][-1].requires_grad_(), found
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Differentiate the sum of members' losses; no gradient crosses members. [P, n], overwritten by the next."""

@@ -79,7 +79,7 @@ class PPO(ActorCritic):
         """Rows of `Batch` [P, N, width]: a rollout, and what the policy that collected it says of it."""
         states, actions = self._states(rollout), self._actions(rollout)
         taken = actions.shape[1]
-        policy, value = self.both(states, tracked=False)
+        policy, value = self.both(states)
         advantage, value = self._advantages(rollout, value).flatten(1), value[:, :taken]
         log_prob = policy.first(taken).log_prob(actions)
         numbers = torch.stack([advantage, advantage + value, log_prob], -1)
@@ -100,7 +100,7 @@ class PPO(ActorCritic):
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> Tensor | None:
         """Learn from a minibatch; return who goes on [P] (None: all)."""
         hp = self._columns
-        policy, value = self.both(batch.state, tracked=True)
+        policy, value, _ = self.tracked(batch.state)
         log_ratio = policy.log_prob(batch.action) - batch.log_prob
         if self._limited:
             far = divergence(log_ratio.detach()) > TOO_FAR * hp["target_kl"]  # no comparison with NaN holds
