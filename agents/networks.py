@@ -150,8 +150,10 @@ def _differentiate(into: Layer, x: Tensor, gradient: Tensor) -> None:
     weight, bias = into
     if weight.shape[2] == 1 or (weight.shape[2] < NARROW and x.numel() > SMALL):
         weight.copy_(torch.bmm(gradient.mT, x).mT)
-    else:
+    elif weight.is_contiguous():
         torch.bmm(x.mT, gradient, out=weight)
+    else:
+        weight.copy_(torch.bmm(x.mT, gradient))  # torch would go into a gap after the other
     torch.sum(gradient, 1, keepdim=True, out=bias)
 
 
