@@ -89,12 +89,13 @@ class ActorCritic(Population):
         rows: of the first `rows` only. The third are the values of all, which are not.
         """
         out, everything = self._networks.tracked(self._observed_twice(state), rows)
-        head, value = out.unflatten(0, (-1, 2)).unbind(1)
+        head, value = out.view(-1, 2, *out.shape[1:]).unbind(1)
         return self._policy(head, self._networks.tracked_extra[0::2]), value[..., 0], everything[1::2, :, 0]
 
     def both(self, state: Tensor) -> tuple[Policy, Tensor]:
         """The policy in states [P, N, width], and the critic's values of them [P, N]."""
-        head, value = self._networks(self._observed_twice(state)).unflatten(0, (-1, 2)).unbind(1)
+        out = self._networks(self._observed_twice(state))
+        head, value = out[0::2], out[1::2]
         return self._policy(head, self._networks.extra[0::2]), value[..., 0]
 
     def _observed_twice(self, state: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ class ActorCritic(Population):
 
     def _advantages(self, rollout: list[Step], value: Tensor) -> Tensor:
         """[P, T, E], of the values [P, (T + cuts) E] of `_states`."""
-        steps, values = len(rollout), value.unflatten(1, (-1, self.environment.copies))
+        steps, values = len(rollout), value.view(self.members, -1, self.environment.copies)
         reward = torch.stack([step.reward for step in rollout], 1)
         terminated = cut = None
         following = values[:, 1:]

@@ -81,9 +81,9 @@ class Networks:
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         """What each layer is given, and what the last one gives."""
-        given = [x]
+        given, layer = [x], _relu if self.activation == "relu" else _tanh
         for weight, bias in self.layers[:-1]:
-            given.append(_relu(given[-1], weight, bias) if self.activation == "relu" else _tanh(given[-1], weight, bias))
+            given.append(layer(given[-1], weight, bias))
         return [*given, _product(given[-1], *self.layers[-1])]
 
     @torch.no_grad()

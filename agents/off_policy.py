@@ -16,8 +16,10 @@ class Batch:
     """Transitions [P, B] drawn from the lanes' buffers."""
 
     def __init__(self, rows: Tensor, width: int) -> None:
-        states, self.action, reward, terminated = rows.split([2 * width, rows.shape[-1] - 2 * width - 2, 1, 1], -1)
-        self.states = states.unflatten(-1, (2, width)).movedim(-2, 0)
+        states, self.action, reward, terminated = torch.split(
+            rows, [2 * width, rows.shape[-1] - 2 * width - 2, 1, 1], -1
+        )
+        self.states = states.view(*rows.shape[:-1], 2, width).movedim(-2, 0)
         """s and s' [2, P, B, width]"""
         self.reward, self.terminated = reward.squeeze(-1), terminated.squeeze(-1)
 
@@ -50,7 +52,7 @@ class OffPolicy(Population):
         self._due = self._who(due)
         count = self._shared("gradient_steps")
         picks = self._random.uniform((horizon // freq + 1) * count, self._shared("batch_size"))
-        self._picks = picks.unflatten(0, (-1, count))  # [rounds, count, P, B]
+        self._picks = picks.view(-1, count, *picks.shape[1:])  # [rounds, count, P, B]
         self._plan_memory()
 
     def _plan_memory(self) -> None:
@@ -60,8 +62,9 @@ class OffPolicy(Population):
         self._places = self._buffer.places(before + torch.arange(copies, device=device)).unbind(0)
         learns = [at for at, active in enumerate(self._due) if active is not False]
         rounds = [at // self._shared("train_freq") for at in learns]  # by the step, whatever other lanes do
-        drawn = self._buffer.drawn(self._picks[rounds], before[learns][..., None] + copies)
-        self._drawn = dict(zip(learns, [each.unbind(0) for each in drawn.unbind(0)], strict=True))
+        drawn = self._buffer.drawn(self._picks[rounds], before[learns][..., None] + copies)  # [steps, count, P, B]
+        each, count = drawn.flatten(0, 1).unbind(0), drawn.shape[1]
+        self._drawn = {at: each[n * count : (n + 1) * count] for n, at in enumerate(learns)}
 
     def _learn(self, transition: Transition) -> None:
         self._buffer.put(self._rows(transition), self._places[self._at])

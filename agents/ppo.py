@@ -45,7 +45,7 @@ class Batch:
     """Steps [P, B] of a rollout, from rows of state, action, advantage, return, and log pi when it was taken."""
 
     def __init__(self, rows: Tensor, width: int, *, discrete: bool) -> None:
-        self.state, action, *rest = rows.split([width, rows.shape[-1] - width - 3, 1, 1, 1], -1)
+        self.state, action, *rest = torch.split(rows, [width, rows.shape[-1] - width - 3, 1, 1, 1], -1)
         self.action = action.squeeze(-1).long() if discrete else action
         self.advantage, self.returned, self.log_prob = (part.squeeze(-1) for part in rest)
 
