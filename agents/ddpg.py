@@ -39,9 +39,12 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return mse_loss(q, target, reduction="none").mean(-1)
 
 
-def actor_loss(q: Tensor) -> Tensor:
-    """-J: minus the mean value of the actor's own actions, [P, B] -> [P] (equation 6)."""
-    return -q.mean(-1)
+def actor_loss(action: Tensor, slope: Tensor) -> Tensor:
+    """-J, whose gradient is minus the mean of grad_a Q(s, a) grad_theta mu(s) (equation 6).
+
+    action = mu(s) [P, B, size]; slope [P, B, size] = grad_a Q(s, a), taken as it is. Returns [P].
+    """
+    return -(slope * action).sum(-1).mean(-1)
 
 
 class DDPG(OffPolicy):
@@ -94,13 +97,14 @@ class DDPG(OffPolicy):
         hp, tau = self._columns, self._columns["tau"][:, None]
         observation = self.environment.observe(batch.states)  # [2, P, B, F]: s, s'
         own, both = self._actors.tracked(observation.flatten(0, 1))
-        action = torch.stack([batch.action, both[self.members :].tanh()])
-        q, both = self._critics.tracked(torch.cat([observation, action], -1).flatten(0, 1))
+        actions = torch.stack([batch.action, both[self.members :].tanh()])
+        q, both = self._critics.tracked(torch.cat([observation, actions], -1).flatten(0, 1))
         target = td_target(batch.reward, batch.terminated, both[self.members :, :, 0], hp["gamma"])
         gradient = self._critics.gradient(critic_loss(q.squeeze(-1), target))
         self._adam_critic.step(gradient, self._rate("critic"), active, None)
-        q = self._critic(torch.cat([observation[0], own.tanh()], -1))  # its parameters take no gradient here
-        gradient = self._actors.gradient(actor_loss(q.squeeze(-1)))
+        action = own.tanh()
+        slope = self._critic.slope(torch.cat([observation[0], action.detach()], -1), self._size)
+        gradient = self._actors.gradient(actor_loss(action, slope))
         self._adam_actor.step(gradient, self._rate("actor"), active, None)
         follows = tau if active is None else tau * active[:, None]
         self._actor_target.flat.lerp_(self._actor.flat, follows)

@@ -93,7 +93,7 @@ class Environment(Protocol):
         """Act once in every copy."""
 
     def observe(self, state: Tensor) -> Tensor:
-        """[P, B, width] -> [P, B, features]."""
+        """[..., P, B, width] -> [..., P, B, features]."""
 
     def behaviour(self) -> Tensor:
         """Score of what was done in the episode [P]."""

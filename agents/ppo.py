@@ -92,7 +92,8 @@ class PPO(ActorCritic):
     def write(self, member: int, name: str, value: Value) -> None:
         """Set one hyperparameter of one lane; whether any lane has a limit is looked up anew."""
         super().write(member, name, value)
-        self._look_for_limits()
+        if name == "target_kl":
+            self._look_for_limits()
 
     def _look_for_limits(self) -> None:
         self._limited = not bool(self._columns["target_kl"].isnan().all())
