@@ -186,7 +186,7 @@ def _tanh(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """tanh(X W + b); of many numbers as 2 sigmoid(2 z) - 1: within 1e-7 in single precision, at a sixth of the time."""
     if x.shape[0] * x.shape[1] * weight.shape[2] < FEW:
         return torch.baddbmm(bias, x, weight).tanh_()
-    y = torch.baddbmm(bias, x, weight, beta=2, alpha=2).sigmoid_()
+    y = torch.baddbmm(bias * 2, x, weight, alpha=2).sigmoid_()
     return torch.add(_MINUS_ONE, y, alpha=2, out=y)
 
 
