@@ -273,6 +273,21 @@ def memory() -> Figure:
     return Figure("mb_per_lane", max(mib.values()), 2, None, note=_each(mib))
 
 
+def products(rounds: int) -> Figure:
+    """What the ratios at 32 lanes rest on: the speed of the largest products, which depends on more than the machine.
+
+    torch's MKL takes its kernel for AVX2 on AMD's processors, whatever they can do (docs/decisions, 0007).
+    """
+    rows, width = 64, 64
+    x, weight = torch.randn(LANES, rows, width), torch.randn(LANES, width, width)
+    took = statistics.median(cpu_seconds(partial(torch.bmm, x, weight), 50) for _ in range(rounds))
+    able = torch.backends.cpu.get_cpu_capability()
+    return Figure(
+        "batched_products_gflop_per_s", 2 * x.numel() * width / took / 1e9, None, None, more=True,
+        note=f"{LANES} of [{rows}, {width}] by [{width}, {width}]; torch's own operations use {able}, its MKL may not",
+    )  # fmt: skip
+
+
 def _bytes(algorithm: str, lanes: int) -> int:
     """Of all tensors that a population holds after two episodes, the game's shared tables among them."""
     population = ours(algorithm, lanes)
@@ -331,7 +346,7 @@ def measure(*, quick: bool) -> Sequence[Figure]:
     """Everything on one thread of the processor."""
     ratios = [figure for algorithm in ALGORITHMS for figure in against_sb3(algorithm, 4 if quick else 15)]
     rounds, calls = (5, 300) if quick else (25, 3000)
-    few = [joint_steps(rounds), nash_conv(rounds), act(calls), write_column(calls), memory()]
+    few = [products(rounds), joint_steps(rounds), nash_conv(rounds), act(calls), write_column(calls), memory()]
     return [*ratios, *trials(quick=quick), *few]
 
 
