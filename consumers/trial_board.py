@@ -92,7 +92,7 @@ def tally(have: Tally, before: TrialRow | None, after: TrialRow) -> Tally:
     """Count what a trial has become since `before`."""
     if before is not None and before.stage == after.stage:
         return have
-    if after.phase == "confirmation":
+    if after.phase != "search":
         return have.model_copy(update={"confirmations": have.confirmations + (after.stage != "waiting")})
     if before is None:
         have = have.model_copy(update={"asked": have.asked + 1})

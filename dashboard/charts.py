@@ -3,6 +3,7 @@
 A specification is never built per refresh: only the frame changes, which is what makes a refresh cheap.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -195,7 +196,8 @@ PAIRED: Final[Spec] = {
 
 def gain_frame(evidence: Evidence) -> pd.DataFrame:
     """Evidence -> one row in percentage points: the held-out gain, its interval, the search's gain, the threshold."""
-    numbers = (evidence.gain, evidence.gain_low, evidence.gain_high, evidence.search_gain, evidence.threshold)
+    claimed = math.nan if evidence.search_gain is None else evidence.search_gain
+    numbers = (evidence.gain, evidence.gain_low, evidence.gain_high, claimed, evidence.threshold)
     return pd.DataFrame([[100 * number for number in numbers]], columns=["gain", "low", "high", "search", "threshold"])
 
 

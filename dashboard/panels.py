@@ -88,7 +88,7 @@ def draw_evidence(evidence: Evidence | None) -> None:
         one, two, three = st.columns(3)
         one.metric("held-out gain", points(evidence.gain))
         two.metric("95 % interval", f"{100 * evidence.gain_low:+.1f} … {100 * evidence.gain_high:+.1f}")
-        three.metric("search claimed", points(evidence.search_gain))
+        three.metric("search claimed", "none" if evidence.search_gain is None else points(evidence.search_gain))
         st.vega_lite_chart(charts.gain_frame(evidence), charts.GAIN)
         st.caption(
             f"Dashed: the {points(evidence.threshold)} that *better* needs; hollow: the search's claim. "

@@ -3,20 +3,19 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tars.producers.async_client import AsyncClient
-from tars.producers.commands import CommandRefused, Outcome, well_formed
+from tars.producers.commands import CommandRefused, Outcome, StudyOptions, well_formed
 from tars.runtime.bus import fresh_id
 from tars.schemas.errors import TarsError
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Command, Event, Report
 from tars.schemas.queries import Ask
-from tars.schemas.study import Sampler, StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
-from tars.schemas.trial import Normalize
+from tars.schemas.study import StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
 from tars.schemas.update import (
     ApplyUpdate,
     ApproveUpdate,
@@ -80,7 +79,7 @@ class Client:
         return self._portal.call(lambda: self._client.send(command, command_id=command_id))
 
     @well_formed()
-    def start_study(  # noqa: PLR0913 - a study has that many knobs
+    def start_study(
         self,
         *,
         role: str | None = None,
@@ -88,27 +87,39 @@ class Client:
         algorithm: AlgorithmName | None = None,
         study_id: str | None = None,
         trials: int = 20,
-        quick: bool | None = None,
-        sampler: Sampler = "tpe",
-        seed: int = 0,
-        structural: bool = False,
-        environment: str | None = None,
-        score_range: tuple[float, float] | None = None,
-        normalize: Sequence[Normalize] = (),
-        trainer: str = "population",
+        **options: Unpack[StudyOptions],
     ) -> "StudyHandle":
         """Search better values for the agents of a role, or for these agents, or for an algorithm as such.
 
         An algorithm as such is trained in its role of the game, or in `environment`: a Gymnasium id, with the returns
-        that count as 0 and 1 as `score_range`.
+        that count as 0 and 1 as `score_range`. With `start="snapshot"` every trial goes on from a running agent.
         """
-        command = StartStudy(
-            study_id=study_id or fresh_id("s"), role=role, agents=tuple(agents), algorithm=algorithm, trials=trials,
-            quick=quick, sampler=sampler, seed=seed, structural=structural, environment=environment,
-            score_range=score_range, normalize=tuple(normalize), trainer=trainer,
-        )  # fmt: skip
+        command = StartStudy.model_validate(
+            {
+                "study_id": study_id or fresh_id("s"),
+                "role": role,
+                "agents": tuple(agents),
+                "algorithm": algorithm,
+                "trials": trials,
+                **options,
+            }
+        )
         self.send(command)
         return StudyHandle(self, command.study_id)
+
+    def fork(
+        self, agent_id: str, changes: Sequence[Mapping[str, Value]], **options: Unpack[StudyOptions]
+    ) -> "StudyHandle":
+        """Ask whether each of up to three changes serves a running agent better than going on as it is.
+
+        A study without a search: agent and candidates go on from the agent's newest snapshot as lanes of one
+        population, on held-out seeds. Nothing is proposed unless `propose=True`.
+        """
+        options["candidates"] = changes
+        options.setdefault("start", "snapshot")
+        options.setdefault("explain", False)
+        options.setdefault("propose", False)
+        return self.start_study(agents=(agent_id,), trials=0, **options)
 
     @well_formed()
     def propose(

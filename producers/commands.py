@@ -3,18 +3,22 @@
 import getpass
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar
 
 from pydantic import ValidationError
 
 from tars.runtime.settings import Settings
 from tars.schemas.errors import TarsError
+from tars.schemas.evidence import Objective, Start
+from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Command
+from tars.schemas.study import Sampler
+from tars.schemas.trial import Normalize
 
 DEADLINE: Final = timedelta(seconds=60)
 """How long a person waits for a command; afterwards it is refused."""
@@ -52,6 +56,27 @@ class Outcome:
     command_id: str
     events: tuple[str, ...] = field(default=())
     """The kinds of the events it led to; none: it changed nothing, because it was so already."""
+
+
+class StudyOptions(TypedDict, total=False):
+    """What StartStudy takes beside its target and its number of trials; `schemas/study.py` says what each means."""
+
+    candidates: Sequence[Mapping[str, Value]]
+    start: Start
+    objective: Objective
+    weights: Mapping[str, float]
+    wall_seconds: float | None
+    warm_start: bool
+    explain: bool
+    propose: bool
+    quick: bool | None
+    sampler: Sampler
+    seed: int
+    structural: bool
+    environment: str | None
+    score_range: tuple[float, float] | None
+    normalize: Sequence[Normalize]
+    trainer: str
 
 
 @contextmanager

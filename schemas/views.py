@@ -8,6 +8,7 @@ from pydantic import Field
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Frozen
+from tars.schemas.trial import Phase
 from tars.schemas.update import ApprovalMode, ReadBack
 
 UpdateStage = Literal[
@@ -93,7 +94,7 @@ class TrialRow(Frozen):
 
     study_id: str
     number: int
-    phase: Literal["search", "confirmation"]
+    phase: Phase
     stage: TrialStage = "waiting"
     hyperparameters: dict[str, Value]
     seed: int
@@ -126,7 +127,7 @@ class StudyRow(Frozen):
     failed: int = 0
     """Search trials only, all three."""
     confirmations: int = 0
-    """Held-out trials done."""
+    """Trials on held-out seeds done, ablations too."""
     best_score: float | None = None
     """Of the search: the luckiest; evidence is what counts."""
     champion: dict[str, Value] | None = None

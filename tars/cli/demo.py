@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import tars
-from tars.cli.output import err, number
+from tars.cli.output import err, gain_text, number
 from tars.cli.processes import prefixed
 from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
@@ -156,11 +156,7 @@ def _release(bus: Client, finished: StudyFinished, *, once: bool) -> str:
     evidence = finished.evidence
     if evidence is None or finished.champion is None:
         raise DemoFailed("no trial of the study could be weighed")
-    err.print(
-        f"evidence: [bold]{evidence.verdict}[/], held-out gain {evidence.gain:+.3f} "
-        f"(95 % from {evidence.gain_low:+.3f} to {evidence.gain_high:+.3f}) on {len(evidence.scores)} paired seeds; "
-        f"the search itself said {evidence.search_gain:+.3f}"
-    )
+    err.print(f"evidence: [bold]{evidence.verdict}[/], {gain_text(evidence)}")
     changed = _changed(finished)
     for key, value in changed.items():
         err.print(f"  {key}: {number(evidence.incumbent.get(key))} -> {number(value)}", highlight=False)

@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import tars
-from tars.cli.output import AsJson, clock, err, number, out, show_json, show_rows, values_text
+from tars.cli.output import AsJson, clock, err, gain_text, number, out, show_json, show_rows, values_text
 from tars.producers.async_client import NobodyAnswers
 from tars.producers.client import StudyHandle
 from tars.producers.commands import CommandRefused
@@ -113,10 +113,7 @@ def _show_result(finished: StudyFinished, *, as_json: bool) -> None:
     if found is None or finished.champion is None:
         out.print("no champion could be weighed")
         return
-    out.print(
-        f"{found.verdict}: held-out gain {found.gain:+.3f} (95 % from {found.gain_low:+.3f} to {found.gain_high:+.3f}) "
-        f"on {len(found.scores)} seeds; the search said {found.search_gain:+.3f}"
-    )
+    out.print(f"{found.verdict}: {gain_text(found)}")
     out.print(values_text({key: v for key, v in finished.champion.items() if found.incumbent.get(key) != v}))
 
 

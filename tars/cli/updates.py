@@ -8,7 +8,7 @@ from rich.markup import escape
 
 import tars
 from tars.cli.dry_run import try_out
-from tars.cli.output import AsJson, clock, number, out, show_json, show_rows, values_text
+from tars.cli.output import AsJson, clock, gain_text, number, out, show_json, show_rows, values_text
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
@@ -165,10 +165,7 @@ def _show_update(row: UpdateRow) -> None:
     out.print(f"[bold]{escape(row.update_id)}[/] {row.stage}: {escape(values_text(row.values))}")
     if row.evidence:
         e = row.evidence
-        out.print(
-            f"evidence {e.verdict}: held-out gain {e.gain:+.3f} (95 % from {e.gain_low:+.3f} to {e.gain_high:+.3f}, "
-            f"{len(e.scores)} seeds, p {e.p_value:.2g}); the search said {e.search_gain:+.3f}"
-        )
+        out.print(f"evidence {e.verdict}: {gain_text(e)}; p {e.p_value:.2g}")
     for entry in row.history:
         who = f" by {entry.by}" if entry.by else ""
         out.print(f"  {clock(entry.at)}  {escape(entry.text)}{escape(who)}", highlight=False)

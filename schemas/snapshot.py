@@ -1,0 +1,23 @@
+"""A snapshot of a learner: what it had learnt at some moment, as bytes in the object store SNAPSHOTS."""
+
+from typing import Annotated
+
+from pydantic import Field, StrictInt
+
+from tars.schemas.message import Frozen
+
+
+class SnapshotRef(Frozen):
+    """Names a snapshot and fixes its content."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})+$")]
+    """`<agent>.<run>.<episode>`, or a study's own copy of one: `<study>.<agent>`."""
+    agent_id: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of its bytes."""
+    episode: StrictInt
+    """Episodes that the agent had finished in its run."""
+    step: StrictInt
+    """Gradient steps done."""
+    version: StrictInt
+    """The configuration it ran."""
