@@ -21,3 +21,8 @@ class SnapshotRef(Frozen):
     """Gradient steps done."""
     version: StrictInt
     """The configuration it ran."""
+
+
+def copied(study_id: str, ref: SnapshotRef) -> SnapshotRef:
+    """A study's own copy of a snapshot: its agent makes newer ones, and throws the old ones away."""
+    return ref.model_copy(update={"name": f"{study_id}.{ref.agent_id}"})
