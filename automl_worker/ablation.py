@@ -35,12 +35,13 @@ def explain(started: StudyStarted, board: Board, champion: Weighed, code_version
         return ask
     worth = [_worth(started, board, champion, key, place, seeds) for place, key in enumerate(keys)]
     kept = [found.key for found in worth if found.gain >= started.threshold / len(keys)]
-    explained = replace(champion, worth=_marked(worth, keys))
+    explained = _explained(champion, worth, keys)
     return _smaller(started, board, explained, kept, code_version) if 0 < len(kept) < len(keys) else explained
 
 
-def _marked(worth: Sequence[KeyWorth], kept: Collection[str]) -> tuple[KeyWorth, ...]:
-    return tuple(found.model_copy(update={"kept": found.key in kept}) for found in worth)
+def _explained(champion: Weighed, worth: Sequence[KeyWorth], kept: Collection[str]) -> Weighed:
+    told = tuple(found.model_copy(update={"kept": found.key in kept}) for found in worth)
+    return replace(champion, evidence=champion.evidence.model_copy(update={"worth": told}))
 
 
 def _worth(
@@ -74,4 +75,4 @@ def _smaller(
         return champion
     claim = champion.evidence.search_gain
     evidence = evidence_of(started, board, SMALLER, 1, values, found[1], code_version, claim)
-    return replace(champion, values=values, evidence=evidence, worth=_marked(champion.worth, kept))
+    return _explained(replace(champion, values=values, evidence=evidence), champion.evidence.worth, kept)

@@ -111,5 +111,4 @@ def finished(started: StudyStarted, board: Board, found: Weighed | None) -> Stud
         evidence=None if found is None else found.evidence,
         weighed=() if found is None else found.weighed,
         front=front(started, board),
-        worth=() if found is None else found.worth,
     )

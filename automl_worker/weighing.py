@@ -9,7 +9,7 @@ from tars.automl_worker.board import Board, value
 from tars.automl_worker.evidence import LOOKS, Look, assess, paired
 from tars.automl_worker.steps import Ask
 from tars.automl_worker.trials import CONFIRMATION, HeldOut, held_out_seed, held_out_trial
-from tars.schemas.evidence import Evidence, KeyWorth, PairedScore, Verdict
+from tars.schemas.evidence import Evidence, PairedScore, Verdict
 from tars.schemas.hyperparameters import Value, Values
 from tars.schemas.study import StudyStarted
 from tars.schemas.trial import RunTrial
@@ -25,7 +25,6 @@ class Weighed:
     """Of every candidate, the champion's too."""
     slot: int
     """Which of them it is, from 1."""
-    worth: tuple[KeyWorth, ...] = ()
 
 
 def weigh(

@@ -97,6 +97,8 @@ class Evidence(Frozen):
     """The same of latency."""
     snapshots: tuple[str, ...] = ()
     """The sha256 of the snapshots it started from, and of which agents: `<agent>:<sha256>`."""
+    worth: tuple[KeyWorth, ...] = ()
+    """Of a BETTER champion, what each of its keys is worth; the candidate has only those that are `kept`."""
 
     @property
     def promotable(self) -> bool:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
-from tars.schemas.evidence import Evidence, KeyWorth, Objective, Start, Weights
+from tars.schemas.evidence import Evidence, Objective, Start, Weights
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Reason
 from tars.schemas.snapshot import SnapshotRef
@@ -157,8 +157,6 @@ class StudyFinished(Event):
     """With the objective pareto: the trials that no other beats in everything, by falling score."""
     importances: dict[str, float] = Field(default_factory=dict)
     """Share of the score's variance that each searched key explains among the good trials (PED-ANOVA); sums to 1."""
-    worth: tuple[KeyWorth, ...] = ()
-    """What each key of the best candidate is worth on held-out seeds; the champion has dropped those that are not."""
 
 
 class StudyStopped(Event):

@@ -68,10 +68,13 @@ async def on_study_finished(
 
 
 def champion_update(study: Sequence[StudyEvent], finished: StudyFinished) -> tuple[By, ProposeUpdate] | None:
-    """Make an update of a champion, proposed by who started its study; None: it is not proven, or has no target."""
+    """Make an update of a champion, proposed by who started its study.
+
+    None: it is not proven, it has no target, or the study was only to tell.
+    """
     started = next((event for event in study if isinstance(event, StudyStarted)), None)
     evidence = finished.evidence
-    if started is None or not started.base or finished.champion is None or evidence is None:
+    if started is None or not started.propose or not started.base or finished.champion is None or evidence is None:
         return None
     changed = {key: value for key, value in finished.champion.items() if not same(value, started.incumbent.get(key))}
     if not evidence.promotable or not changed:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 from played_studies import Measured, Score, noise, play, started
 
-from tars.schemas.evidence import Verdict
+from tars.schemas.evidence import KeyWorth, Verdict
 from tars.schemas.hyperparameters import DQN
-from tars.schemas.study import StudyStarted
+from tars.schemas.study import StudyFinished, StudyStarted
 from tars.schemas.trial import RunTrial
 
 CHANGE = {"learning_rate": 1e-3, "gamma": 0.95, "tau": 0.05}
@@ -17,6 +17,11 @@ BEFORE = DQN.demo_start()
 def weighed(**changes: object) -> StudyStarted:
     """A study of one given candidate, explained."""
     return started(0, candidates=(CHANGE,), explain=True, **changes)
+
+
+def worth_of(finished: StudyFinished) -> tuple[KeyWorth, ...]:
+    assert finished.evidence is not None
+    return finished.evidence.worth
 
 
 def worth(gains: Mapping[str, float]) -> Score:
@@ -39,7 +44,7 @@ def test_what_is_proposed_is_the_smallest_change_that_keeps_the_gain() -> None:
 
 def test_an_update_can_say_what_each_key_is_worth() -> None:
     finished, _ = play(weighed(), worth({"learning_rate": 0.2, "gamma": 0.1}))
-    told = {found.key: found for found in finished.worth}
+    told = {found.key: found for found in worth_of(finished)}
     assert told["learning_rate"].gain == pytest.approx(0.2, abs=0.03)
     assert told["gamma"].gain == pytest.approx(0.1, abs=0.03)
     assert told["tau"].gain == pytest.approx(0.0, abs=0.03)
@@ -72,7 +77,7 @@ def test_keys_that_only_work_together_stay_together() -> None:
 
     finished, _ = play(weighed(), both)
     assert finished.champion == {**BEFORE, **CHANGE}
-    assert all(found.kept for found in finished.worth)
+    assert all(found.kept for found in worth_of(finished))
 
 
 def test_a_smaller_change_that_loses_the_gain_on_fresh_seeds_is_not_taken() -> None:
@@ -85,7 +90,7 @@ def test_a_smaller_change_that_loses_the_gain_on_fresh_seeds_is_not_taken() -> N
 
     finished, _ = play(weighed(), either)
     assert finished.champion == {**BEFORE, **CHANGE}
-    assert all(found.kept for found in finished.worth)
+    assert all(found.kept for found in worth_of(finished))
 
 
 def test_a_key_without_which_nothing_can_be_trained_is_kept() -> None:
@@ -94,12 +99,12 @@ def test_a_key_without_which_nothing_can_be_trained_is_kept() -> None:
         return None if broken else worth({"learning_rate": 0.2})(trial)
 
     finished, _ = play(weighed(), score)
-    assert next(found for found in finished.worth if found.key == "tau").kept
+    assert next(found for found in worth_of(finished) if found.key == "tau").kept
 
 
 def test_a_champion_that_is_not_better_is_not_explained() -> None:
     finished, board = play(weighed(), worth({}))
-    assert finished.worth == ()
+    assert worth_of(finished) == ()
     assert not any(trial.phase == "ablation" for trial in board.asked.values())
 
 
