@@ -168,6 +168,8 @@ def _unable(command: StartStudy, facts: Facts) -> list[str]:
         reasons.append(f"{environment} tells of no conflicts and no latency: only the objective reward is possible")
     if command.objective != "reward" and command.trainer != "population":
         reasons.append(f"the trainer {command.trainer} tells of no conflicts and no latency: use population")
+    if command.objective != "reward" and not facts.real:
+        reasons.append("a surrogate has neither conflicts nor latency: USE_REAL_TRAINING is false")
     if command.start == "snapshot":
         reasons += _without_snapshot(command, facts)
     algorithm = ALGORITHMS[(target.algorithm if target else command.algorithm) or "dqn"]

@@ -9,7 +9,7 @@ from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Frozen
 from tars.schemas.trial import Phase
-from tars.schemas.update import ApprovalMode, ReadBack
+from tars.schemas.update import ApprovalMode, ReadBack, RolloutStage
 
 UpdateStage = Literal[
     "pending", "refused", "rejected", "superseded", "approved", "released", "reloading", "reloaded", "confirmed",
@@ -27,12 +27,14 @@ class AgentRow(Frozen):
     algorithm: AlgorithmName | None = None
     world: str | None = None
     run_id: str = ""
-    state: Literal["running", "stopped"] = "running"
+    state: Literal["running", "stopped", "lost"] = "running"
     values: dict[str, Value] = Field(default_factory=dict)
     heard: int = 0
     applied: int = 0
     reloaded_at: datetime | None = None
     reload_milliseconds: float | None = None
+    restored_at: datetime | None = None
+    """When it last went back to a snapshot."""
     episode: int = 0
     step: int = 0
     score: float | None = None
@@ -65,6 +67,24 @@ class AuditEntry(Frozen):
     trace_id: str | None = None
 
 
+class Judged(Frozen):
+    """What the watch of a stage found: a causal estimate on the agents reloaded, no picture of before and after."""
+
+    stage: RolloutStage
+    attempt: int
+    verdict: str
+    then: str
+    reason: str
+    effect: float | None
+    effect_low: float | None
+    effect_high: float | None
+    slot: int
+    reloaded: tuple[str, ...]
+    compared: tuple[str, ...]
+    smallest_harm: float | None
+    stopped_early: bool
+
+
 class UpdateRow(Frozen):
     """An update, as far as it has come."""
 
@@ -86,6 +106,9 @@ class UpdateRow(Frozen):
     reasons: tuple[str, ...] = ()
     """Why it was refused, rejected, superseded, rolled back or failed."""
     read_backs: tuple[ReadBack, ...] = ()
+    smallest_harm: float | None = None
+    """The smallest loss that its rollout finds 4 times in 5."""
+    judgements: tuple[Judged, ...] = ()
     history: tuple[AuditEntry, ...] = ()
 
 

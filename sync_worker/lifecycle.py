@@ -30,6 +30,7 @@ from tars.schemas.update import (
     UpdateConfirmed,
     UpdateEvent,
     UpdateFailed,
+    UpdateJudged,
     UpdateProposed,
     UpdateRefused,
     UpdateRejected,
@@ -248,7 +249,14 @@ def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[Upd
     if state.stage is Stage.ROLLING_BACK:
         return []
     if state.stage in RELEASED_STAGES:
-        return [UpdateRollBackRequested(update_id=command.update_id, by=facts.by, reason=command.reason)]
+        asked = UpdateRollBackRequested(
+            update_id=command.update_id,
+            by=facts.by,
+            reason=command.reason,
+            what=command.what or ("values" if state.stage is Stage.CONFIRMED else "all"),
+            over_later=command.over_later,
+        )
+        return [asked]
     hint = ": reject it instead" if state.stage in {Stage.PENDING, Stage.APPROVED} else ""
     return [_refusal(command, facts, f"update is {state.stage}{hint}")]
 
@@ -273,14 +281,15 @@ def evolve(state: Update, event: UpdateEvent) -> Update:  # noqa: C901, PLR0911,
         case UpdateStarted():
             return replace(state, stage=Stage.RELOADING)
         case UpdateReloaded():
-            return replace(state, stage=Stage.RELOADED, read_backs=event.read_backs)
+            backs = {back.agent_id: back for back in (*state.read_backs, *event.read_backs)}
+            return replace(state, stage=Stage.RELOADED, read_backs=tuple(backs.values()))
         case UpdateConfirmed():
             return replace(state, stage=Stage.CONFIRMED)
         case UpdateRolledBack():
             return replace(state, stage=Stage.ROLLED_BACK, read_backs=event.read_backs)
         case UpdateFailed():
             return replace(state, stage=Stage.FAILED)
-        case UpdateCommandRefused() | UpdateResumed():
+        case UpdateCommandRefused() | UpdateResumed() | UpdateJudged():
             return state
         case _:
             assert_never(event)

@@ -11,9 +11,11 @@ from tars.runtime.view_store import Views
 from tars.schemas.agent import (
     AgentAccepted,
     AgentBeat,
+    AgentLost,
     AgentRefused,
     AgentReloaded,
     AgentReported,
+    AgentRestored,
     AgentStarted,
     AgentStopped,
 )
@@ -21,6 +23,7 @@ from tars.schemas.game import GameReported
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Message
 from tars.schemas.session import SessionReported
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import StudyFailed, StudyFinished, StudyResumed, StudyStarted, StudyStopped
 from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned, TrialReported
 from tars.schemas.update import (
@@ -29,6 +32,7 @@ from tars.schemas.update import (
     UpdateCommandRefused,
     UpdateConfirmed,
     UpdateFailed,
+    UpdateJudged,
     UpdateProposed,
     UpdateRefused,
     UpdateRejected,
@@ -79,6 +83,11 @@ def update_events(name: str) -> list[Message]:
         UpdateResumed(update_id=name, holder=HOLDER, delivery=1),
         UpdateStarted(update_id=name, agents=("a1",)),
         UpdateReloaded(update_id=name, read_backs=(read_back("a1"),)),
+        UpdateJudged(
+            update_id=name, stage="canary", verdict="INCONCLUSIVE", then="go on", reason="kept, not proven",
+            effect=0.01, effect_low=-0.2, effect_high=0.22, slot=60, reloaded=("a1",), compared=(), smallest_harm=0.3,
+            stopped_early=False,
+        ),
         UpdateConfirmed(update_id=name),
         UpdateRolledBack(**who, reason="worse", read_backs=(read_back("a1"),), unreached={"a2": "stopped"}),
         UpdateFailed(update_id=name, error="no answer"),
@@ -115,6 +124,13 @@ def agent_events(name: str, dice: random.Random) -> list[Message]:
             weights_before="a", weights_after="a", buffer_before=5, buffer_after=5, milliseconds=2.5,
         ),
         AgentRefused(agent_id=name, version=version, update_id="u1", reasons=("no",)),
+        AgentRestored(
+            agent_id=name, version=version, update_id="u1", weights="a",
+            snapshot=SnapshotRef(
+                name=f"{name}.r1.50", agent_id=name, sha256="0" * 64, episode=50, step=40, version=version
+            ),
+        ),
+        AgentLost(agent_id=name, run_id="r1", update_id="u1", seconds=16.0),
         AgentStopped(agent_id=name, run_id="r1", cause="finished"),
     ]  # fmt: skip
 

@@ -113,8 +113,10 @@ def test_a_pending_update_can_be_rejected_a_released_one_only_rolled_back() -> N
 
 
 def test_a_released_update_can_be_taken_back_also_after_confirmation_and_once() -> None:
-    given(PROPOSED, APPROVED, RELEASED).when(ROLL_BACK).then(WANTED_BACK)
-    given(*LIVE).when(ROLL_BACK).then(WANTED_BACK)
+    given(PROPOSED, APPROVED, RELEASED).when(ROLL_BACK).then(WANTED_BACK.model_copy(update={"what": "all"}))
+    given(*LIVE).when(ROLL_BACK).then(WANTED_BACK.model_copy(update={"what": "values"}))
+    whole = ROLL_BACK.model_copy(update={"what": "all"})
+    given(*LIVE).when(whole).then(WANTED_BACK.model_copy(update={"what": "all"}))
     given(*LIVE, WANTED_BACK).when(ROLL_BACK).then()
     given(*LIVE, WANTED_BACK, ROLLED_BACK).when(ROLL_BACK).then_refused("update is rolled back")
 
