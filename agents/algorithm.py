@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tars.agents.environments import Actions, Environment, Transition
+from tars.agents.environments import Actions, Environment, Evaluation, Transition
 from tars.agents.optimisers import Optimiser
 from tars.agents.random_streams import RandomStreams
 from tars.schemas.hyperparameters import Algorithm, Moment, Value, Values
@@ -213,8 +213,8 @@ class Population(ABC):
         return self.environment.behaviour()
 
     @torch.no_grad()
-    def evaluate(self, episodes: int, seeds: Sequence[int]) -> Tensor:
-        """Score of the greedy policies [P] over evaluation episodes, lane k's chance drawn from seeds[k]."""
+    def evaluate(self, episodes: int, seeds: Sequence[int]) -> Evaluation:
+        """How the greedy policies do over evaluation episodes, lane k's chance drawn from seeds[k]."""
         return self.environment.evaluate(self.greedy, episodes, seeds)
 
     @torch.no_grad()

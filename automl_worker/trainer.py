@@ -192,6 +192,8 @@ class Trainer:
                 number=trial.number,
                 score=result.score,
                 exact_score=result.exact_score,
+                conflict=result.conflict,
+                latency=result.latency,
                 cpu_seconds=result.cpu_seconds,
                 holder=self._holder,
             )

@@ -43,6 +43,10 @@ class Result:
     error: str | None = None
     pruned_at: int | None = None
     """The rung at which it ended; its score is the behaviour score there."""
+    conflict: float | None = None
+    """Conflicts a step in evaluation; None: its environment or its trainer tells of none."""
+    latency: float | None = None
+    """The same of latency."""
 
 
 def group_of(trial: RunTrial) -> Hashable:
@@ -134,13 +138,13 @@ class _Crowd:
         began = time.thread_time()
         seeds = [0 if trial is None else trial.seed ^ EVALUATION for trial in self._lanes]
         finite = self._population.finite().tolist()
-        found = self._population.evaluate(ended[0][1].eval_episodes, seeds).tolist()
-        exact = self._population.exact_score()
+        measured = (*self._population.evaluate(ended[0][1].eval_episodes, seeds), self._population.exact_score())
         share = (time.thread_time() - began) / len(ended)
         for lane, trial in ended:
             self._lanes[lane] = None
-            true = None if exact is None else float(exact[lane])
-            yield _result(trial, found[lane], true, self._cpu[lane] + share, sound=finite[lane])
+            score, conflict, latency, exact = (None if found is None else float(found[lane]) for found in measured)
+            result = Result(trial, score, exact, self._cpu[lane] + share, conflict=conflict, latency=latency)
+            yield _checked(result) if finite[lane] else _diverged(result, "parameters are not finite")
 
     def _pruned(self, arrived: Sequence[tuple[int, RunTrial]]) -> Iterator[Result]:
         """End those that are behind at their rung."""
@@ -170,19 +174,23 @@ def environment_of(trial: RunTrial) -> Environment:
     return GymnasiumEnvironment(trial.environment, score_range=trial.score_range, normalize=trial.normalize)
 
 
-def _result(trial: RunTrial, score: float, exact: float | None, cpu_seconds: float, *, sound: bool) -> Result:
-    if not sound:
-        return Result(trial, None, None, cpu_seconds, "diverged: parameters are not finite")
-    if not math.isfinite(score) or not math.isfinite(exact or 0.0):
-        return Result(trial, None, None, cpu_seconds, f"diverged: score {score}, exactly {exact}")
-    return Result(trial, score, exact, cpu_seconds)
+def _checked(result: Result) -> Result:
+    """The result itself, or that the trial diverged."""
+    score, exact, conflict, latency = result.score, result.exact_score, result.conflict, result.latency
+    if all(math.isfinite(number or 0.0) for number in (score, exact, conflict, latency)):
+        return result
+    return _diverged(result, f"score {score}, exactly {exact}, conflict {conflict}, latency {latency}")
+
+
+def _diverged(result: Result, why: str) -> Result:
+    return Result(result.trial, None, None, result.cpu_seconds, f"diverged: {why}")
 
 
 def _alone(trial: RunTrial, progress: Progress, allowed: Collection[str]) -> Result:
     """Train by somebody else's code."""
     began = time.process_time()
     score = resolve(trial.trainer, allowed)(trial, lambda episode, score: progress(trial, episode, score))
-    return _result(trial, score, None, time.process_time() - began, sound=True)
+    return _checked(Result(trial, score, None, time.process_time() - began))
 
 
 def _surrogate(trial: RunTrial) -> Result:

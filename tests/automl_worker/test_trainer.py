@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tars.automl_worker.trainer import LANES, Trainer
+from tars.automl_worker.training import run_group
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Journal
 from tars.runtime.provision import provision
@@ -88,6 +89,22 @@ async def test_every_trial_has_one_outcome_whichever_lane_it_gets(ready: Bus, tr
     async with asyncio.timeout(SECONDS):
         while await in_hand(ready):
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.anyio
+async def test_a_completed_trial_tells_its_conflicts_and_latency_where_its_environment_has_them(
+    ready: Bus, trainer: asyncio.Task[None]
+) -> None:
+    game, task = trial(0), trial(1, environment="CartPole-v1", score_range=(0.0, 500.0))
+    await ask(ready, game, task)
+    (alone,) = await asyncio.to_thread(lambda: list(run_group([game], lambda *_: None, lambda *_: (), ())))
+    in_game, in_task = sorted(await outcomes(ready, 2), key=lambda each: each.number)
+    assert isinstance(in_game, TrialCompleted)
+    assert isinstance(in_task, TrialCompleted)
+    assert (in_game.conflict, in_game.latency) == pytest.approx((alone.conflict, alone.latency))
+    assert 0.0 < (in_game.conflict or 0.0) < (in_game.latency or 0.0)  # as the references' own, .06 and .13
+    assert in_task.conflict is in_task.latency is None
+    assert not trainer.done()
 
 
 @pytest.mark.anyio

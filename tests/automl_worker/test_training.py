@@ -11,7 +11,8 @@ import torch
 
 from tars.agents.algorithm import Lane
 from tars.agents.catalogue import ALGORITHMS
-from tars.agents.environments import RoleEnvironment
+from tars.agents.environments import Evaluation, Policy, RoleEnvironment
+from tars.automl_worker import training
 from tars.automl_worker.halving import FEWEST, falls_behind, rungs
 from tars.automl_worker.single_trainer import NoTrainer, resolve
 from tars.automl_worker.training import EVALUATION, Result, group_of, run_group
@@ -66,8 +67,12 @@ def test_a_trials_score_is_that_of_its_own_lane(algorithm: AlgorithmName) -> Non
     )
     for _ in range(2):
         population.episode()
-    scores = population.evaluate(1, [t.seed ^ EVALUATION for t in asked])
-    assert [found[number].score for number in range(3)] == scores.tolist()
+    score, conflict, latency = population.evaluate(1, [t.seed ^ EVALUATION for t in asked])
+    assert conflict is not None
+    assert latency is not None
+    assert [found[number].score for number in range(3)] == score.tolist()
+    assert [found[number].conflict for number in range(3)] == conflict.tolist()
+    assert [found[number].latency for number in range(3)] == latency.tolist()
 
 
 def test_a_pruned_trials_lane_goes_to_one_that_waits_which_learns_what_it_would_have_learnt_anyway() -> None:
@@ -89,6 +94,36 @@ def test_a_trial_that_diverges_fails_alone() -> None:
     assert "diverged" in (found[1].error or "")
     assert found[0].score is not None
     assert found[2].score is not None
+
+
+@pytest.mark.parametrize("name", Evaluation._fields)
+def test_a_trial_of_which_something_measured_is_not_finite_has_diverged(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(RoleEnvironment):
+        """Its first lane's evaluation ends in something infinite."""
+
+        def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Evaluation:
+            found = super().evaluate(policy, episodes, seeds)
+            getattr(found, name)[0] = math.inf
+            return found
+
+    monkeypatch.setattr(training, "environment_of", lambda _: Broken("consensus"))
+    found = run(trial(0), trial(1))
+    assert found[0].score is found[0].conflict is found[0].latency is None
+    assert f"{name} inf" in (found[0].error or "")
+    assert (found[0].error or "").startswith("diverged: ")
+    assert found[1].error is None
+    assert found[1].conflict is not None
+
+
+def test_a_surrogate_and_somebodys_function_tell_of_no_conflicts() -> None:
+    for found in (
+        run(trial(0, training="surrogate")),
+        run(trial(0, trainer="foreign:scored"), allowed=["foreign:scored"]),
+    ):
+        assert found[0].score is not None
+        assert found[0].conflict is found[0].latency is None
 
 
 def test_a_trial_that_cannot_begin_fails_with_the_reason_and_the_others_are_trained() -> None:
@@ -117,7 +152,7 @@ def test_a_gymnasium_environment_is_trained_in_and_scored_by_its_range() -> None
     for result in found.values():
         assert result.error is None
         assert 0.01 < (result.score or 0.0) < 1.0
-        assert result.exact_score is None
+        assert result.exact_score is result.conflict is result.latency is None
 
 
 def test_only_alike_trials_share_a_population() -> None:
