@@ -35,6 +35,8 @@ class RunningAgent:
     """The ConfigureAgent whose values it runs; 0: those in its code."""
     alive: bool = False
     """It has started, not said that it stopped, and was not lost."""
+    finished: bool = False
+    """It stopped because it had nothing more to do."""
     reload: AgentReloaded | None = None
     """Its newest read-back."""
     refusal: AgentRefused | None = None
@@ -43,7 +45,7 @@ class RunningAgent:
     """The newest snapshot that it went back to."""
 
 
-def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
+def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:  # noqa: PLR0911 - one answer for each event
     """The agent after `event`."""
     match event:
         case AgentStarted():
@@ -58,6 +60,7 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
                 heard=event.heard_version,
                 applied=event.applied_version,
                 alive=True,
+                finished=False,
             )
         case AgentAccepted():
             return replace(state, heard=max(state.heard, event.version))
@@ -68,8 +71,10 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
             return replace(state, heard=max(state.heard, event.version), refusal=event)
         case AgentRestored():
             return replace(state, restored=event)
-        case AgentLost() | AgentStopped():
+        case AgentLost():
             return replace(state, alive=False)
+        case AgentStopped():
+            return replace(state, alive=False, finished=event.cause == "finished")
         case _:
             assert_never(event)
 
