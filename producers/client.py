@@ -28,6 +28,7 @@ from tars.schemas.update import (
     UpdateRejected,
     UpdateRolledBack,
     UpdateSuperseded,
+    What,
 )
 from tars.schemas.views import (
     AgentPoint,
@@ -172,9 +173,22 @@ class Client:
         return self.send(ApplyUpdate(update_id=update_id), command_id=command_id)
 
     @well_formed()
-    def roll_back(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        """Take a released update back."""
-        return self.send(RollBackUpdate(update_id=update_id, reason=reason), command_id=command_id)
+    def roll_back(
+        self,
+        update_id: str,
+        reason: str = "",
+        *,
+        what: What | None = None,
+        over_later: bool = False,
+        command_id: str | None = None,
+    ) -> Outcome:
+        """Take a released update back: the values, or all that its agents were before it while a snapshot is kept.
+
+        what: None means all while its rollout is not over, afterwards the values. over_later: also where later updates
+        lie over it, which are then undone with it.
+        """
+        command = RollBackUpdate(update_id=update_id, reason=reason, what=what, over_later=over_later)
+        return self.send(command, command_id=command_id)
 
     @well_formed()
     def stop_study(self, study_id: str, reason: str = "") -> Outcome:
@@ -323,7 +337,7 @@ class UpdateHandle:
         """Release it from hold."""
         return self._client.apply(self.update_id)
 
-    def roll_back(self, reason: str = "", timeout: float | None = 60.0) -> Event:
+    def roll_back(self, reason: str = "", timeout: float | None = 60.0, *, what: What | None = None) -> Event:
         """Take it back, and wait until its agents run again what they ran before it."""
-        self._client.roll_back(self.update_id, reason)
+        self._client.roll_back(self.update_id, reason, what=what)
         return self._client.wait_for_update(self.update_id, timeout=timeout, rolled_back=True)
