@@ -38,6 +38,8 @@ class Worker:
     settings: Settings
     durables: Sequence[str] = ()
     """What it works on; missing ones stop the start."""
+    buckets: Sequence[str] = ()
+    """Object stores that it reads or keeps; missing ones stop the start."""
     routers: Sequence[NatsRouter] = ()
     tasks: Sequence[LongTask] = ()
     """Run until the worker stops; one that ends with an error ends the worker, which its supervisor restarts."""
@@ -75,7 +77,7 @@ class Worker:
     async def _work(self, broker: NatsBroker) -> None:
         self.bus = await connect_bus(self.settings.nats, self.name, on_reconnect=self.on_reconnect)
         try:
-            await check_provisioned(self.bus.jetstream, self.durables)
+            await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
             for key, value in self._context().items():
                 broker.context.set_global(key, value)
             await broker.start()
@@ -132,7 +134,7 @@ class Worker:
             return False
         try:
             async with asyncio.timeout(1):
-                await check_provisioned(self.bus.jetstream, self.durables)
+                await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
         except (NatsError, TarsError, TimeoutError, OSError):
             return False
         return True
