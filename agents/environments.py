@@ -15,6 +15,7 @@ from tars.agents.game import (
     ROLES,
     STATES,
     TICKS,
+    Joint,
     Role,
     adequacy,
     coordination_game,
@@ -126,9 +127,21 @@ class Environment(Protocol):
 
 
 class RoleEnvironment:
-    """One role of the coordination game against the others' reference policies."""
+    """One role of the coordination game against the others' reference policies, or against other partners.
 
-    def __init__(self, role: Role, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
+    Scores are on the references' scale whoever the partners are: a live agent's own scores are on it, and against some
+    partners the best response and the best constant action are worth nearly the same. So 1 can be out of reach there,
+    or be surpassed; differences of scores stay differences of reward.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        *,
+        against: Joint | None = None,
+    ) -> None:
         if role not in ROLES:
             raise ValueError(f"{role} is no role of the game; choose among {', '.join(ROLES)}")
         self.name: str = role
@@ -140,7 +153,7 @@ class RoleEnvironment:
         self._next = game.successor.reshape(-1).to(self.device, dtype)
         self._observation = game.observation.to(self.device, dtype)
         self._start = game.start.to(self.device, dtype)
-        others = game.reference
+        self._partners = others = game.reference if against is None else against
         self._costs = [part.reshape(-1, 2).to(self.device, dtype) for part in game.costs(role, others)]
         if role in ACTIONS:
             outcome, reward = game.faced(role, others)
@@ -221,7 +234,7 @@ class RoleEnvironment:
         return self._observation.index_select(0, state.reshape(-1).long()).view(*state.shape[:-1], -1)
 
     def behaviour(self) -> Tensor:
-        """0 the best constant action, 1 the best response, both against the references."""
+        """0 the best constant action, 1 the best response, both against the references, whoever the partners are."""
         return self._game.score(self.role, self._return.mean(1) / self.horizon)
 
     def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Evaluation:
@@ -254,7 +267,7 @@ class RoleEnvironment:
         members = len(self._nowhere)
         action = policy(self.every_state().expand(members, -1, -1))
         taken = action if isinstance(self.actions, Discrete) else capacity(action)
-        return self._game.score(self.role, self._game.value(self.role, taken.cpu()))
+        return self._game.score(self.role, self._game.value(self.role, taken.cpu(), self._partners))
 
     def every_state(self) -> Tensor:
         """[1, S, 1]: all states, to ask a policy what it does in each."""

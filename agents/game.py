@@ -219,18 +219,19 @@ class Game:
         """Expected value [O, S, n] after each outcome, of values [S, n]."""
         return (self._moves @ value).view(len(OUTCOMES), STATES, -1)
 
-    def value(self, role: Role, actions: Tensor) -> Tensor:
-        """Exact mean reward per step of stationary policies against the references.
+    def value(self, role: Role, actions: Tensor, against: Joint | None = None) -> Tensor:
+        """Exact mean reward per step of stationary policies against the references, or against other partners.
 
         actions [P, S]: the action (or the capacity) that each of P policies takes in each state. Returns [P].
         """
+        joint = self.reference if against is None else against
         if role == "resource":
-            faced, paid = self.faced_capacity(self.reference)
+            faced, paid = self.faced_capacity(joint)
             capacity = actions.double().T
             adequate = self._adequate(capacity)
             outcome, reward = faced.at(adequate[..., None]), paid.at(adequate) + price(capacity)
         else:
-            outcome, reward = self.faced(role, self.reference)
+            outcome, reward = self.faced(role, joint)
             taken = actions.T[..., None].expand(-1, -1, len(OUTCOMES))
             outcome, reward = outcome.gather(1, taken), reward.gather(1, actions.T)
         value = torch.zeros_like(reward)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tars.agents.environments import CHANCE, COPIES, Discrete, Evaluation, RoleEnvironment
-from tars.agents.game import ACTIONS, HORIZON, ROLES, STATES, Role, coordination_game
+from tars.agents.game import ACTIONS, HORIZON, ROLES, STATES, Joint, Role, coordination_game
 from tars.agents.joint_game import JointGame
 
 LANES = 400
@@ -114,6 +114,30 @@ def test_costs_repeat_to_the_last_bit_with_their_seed_whatever_other_lanes_draw(
         assert three is not None
         assert float(one[1]) == float(two[1]) == float(three[0])
         assert float(one[0]) != float(two[0])
+
+
+def strangers() -> Joint:
+    """Partners that are no references."""
+    return coordination_game().joint({role: other(role) for role in ROLES})
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_other_partners_are_met_in_play_and_by_dynamic_programming_on_the_scale_of_the_references(role: Role) -> None:
+    game = coordination_game()
+    environment = RoleEnvironment(role, torch.float64, against=strangers())
+    environment.open(list(range(LANES)))
+    exact, known = game.assess(strangers()), game.assess(game.joint({role: other(role)}))
+    found = environment.evaluate(lambda state: does_other(role, state), 1, list(range(LANES)))
+    low, high = game.scales[role]
+    computed = environment.exact_score(lambda state: does_other(role, state))
+    assert computed is not None
+    assert found.conflict is not None
+    assert found.latency is not None
+    assert computed.tolist() == pytest.approx([exact.scores[role]] * LANES, abs=1e-6)
+    assert float(found.score.mean()) == pytest.approx(exact.scores[role], abs=0.012 / (high - low))
+    assert float(found.conflict.mean()) == pytest.approx(sum(exact.conflicts.values()), abs=0.008)
+    assert float(found.latency.mean()) == pytest.approx(exact.latency, abs=0.02)
+    assert abs(exact.scores[role] - known.scores[role]) > 0.1
 
 
 def test_joint_play_is_worth_what_dynamic_programming_says() -> None:
