@@ -6,6 +6,7 @@ from typing import Final
 
 from tars.agents.game import JointPlay
 from tars.agents.host import LiveAgent, last_run
+from tars.agents.keeper import Keeper, Taken
 from tars.agents.world import EPISODES_PER_SECOND, Episode, Spell, Start, World, starts
 from tars.producers.agent_reports import Reporter
 from tars.runtime.app import Worker
@@ -27,15 +28,18 @@ class Host:
         self.worlds: list[World] = []
         self.agents: dict[str, LiveAgent] = {}
         self._episodes: dict[str, int] = {}
+        self._runs: dict[str, str] = {}
         self._reporter: Reporter | None = None
+        self._keeper: Keeper | None = None
 
     async def run(self, worker: Worker) -> None:
         """Host until cancelled; then every agent says that it stopped."""
-        self._reporter = Reporter(worker.bus)
+        self._reporter, self._keeper = Reporter(worker.bus), Keeper(worker.bus)
         cause, detail = "error", ""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._reporter.run())
+                group.create_task(self._keeper.run())
                 for number in range(self._count):
                     await self._open(worker, str(number))
                 for agent in self.agents.values():
@@ -59,8 +63,9 @@ class Host:
             before[agent_id] = await last_run(worker.bus, agent_id)
             if before[agent_id].applied:
                 begin[role] = Start(before[agent_id].values, before[agent_id].applied)
-        world = World(world_id, begin, seed=int(world_id), tell=self._tell, pace=self._pace)
+        world = World(world_id, begin, seed=int(world_id), tell=self._tell, keep=self._keep, pace=self._pace)
         agents = [LiveAgent(worker.bus, player) for player in world.players]
+        self._runs |= {agent.agent_id: agent.run_id for agent in agents}
         world.start()
         self.worlds.append(world)
         for agent in agents:
@@ -77,6 +82,11 @@ class Host:
                 self._reporter.report(_reported(agent.run_id, episode.number, spell))
         if episode.joint is not None:
             self._reporter.report(_game(world_id, episode, episode.joint))
+
+    def _keep(self, taken: Taken) -> None:
+        """Store a snapshot; called from the world's thread."""
+        if self._keeper is not None:
+            self._keeper.keep(self._runs[taken.agent_id], taken)
 
     async def _beat(self) -> None:
         """Say every BEAT_SECONDS that each agent lives; a world whose thread broke ends this process with its error."""
@@ -136,4 +146,11 @@ def _game(world_id: str, episode: Episode, joint: JointPlay) -> GameReported:
 def worker(settings: Settings, host: Host | None = None) -> Worker:
     """Hosts two worlds: eight live agents, which all learn."""
     hosting = host or Host()
-    return Worker("agents", settings, tasks=(hosting.run,), is_ready=hosting.is_ready, on_reconnect=hosting.catch_up)
+    return Worker(
+        "agents",
+        settings,
+        buckets=("SNAPSHOTS",),
+        tasks=(hosting.run,),
+        is_ready=hosting.is_ready,
+        on_reconnect=hosting.catch_up,
+    )

@@ -13,13 +13,14 @@ from typing import Final
 
 import torch
 
-from tars.agents import training_thread
+from tars.agents import checkpoint, training_thread
 from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import RoleEnvironment, capacity
 from tars.agents.game import ROLES, JointPlay, Role, coordination_game
 from tars.agents.host import Applied, Reload
 from tars.agents.joint_game import JointGame
+from tars.agents.keeper import Taken, is_due
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Moment, Value
 
@@ -107,6 +108,11 @@ class Player:
             name for name, value in reload.values.items() if name not in self._values or self._values[name] != value
         ]
 
+    def taken(self, episodes: int, partners: Mapping[Role, torch.Tensor]) -> Taken:
+        """Copy the lane with its transitions between two episodes, and with what all roles of its world do now."""
+        data = checkpoint.dump(self.population, 0, transitions=True, partners=partners)
+        return Taken(self.agent_id, episodes, self.population.gradient_steps(0), self.version, data)
+
     def apply(self, waiting: Waiting, state: torch.Tensor | None) -> None:
         """Write what changes, let it come into use, and read every key back from where it is used.
 
@@ -144,6 +150,7 @@ class World:
         *,
         seed: int,
         tell: Callable[[str, Episode], None],
+        keep: Callable[[Taken], None] | None = None,
         pace: float | None = EPISODES_PER_SECOND,
     ) -> None:
         self.world_id = world_id
@@ -156,7 +163,7 @@ class World:
             player.population.between = self._look
         self._game = JointGame()
         self._game.open([seed])
-        self._tell, self._pace = tell, pace
+        self._tell, self._keep, self._pace = tell, keep, pace
         self._waiting: list[Waiting] = []
         self._stopping = False
         self.looks = 0
@@ -188,6 +195,7 @@ class World:
                 began = time.perf_counter()
                 self._play(number)
                 number += 1
+                self._take(number)
                 self._rest(began)
         except BaseException as error:  # noqa: BLE001 - the host says why the agents ended
             self.error = error
@@ -252,16 +260,34 @@ class World:
         joint = self._assess() if (number + 1) % ASSESSED_EVERY == 0 else None
         self._tell(self.world_id, Episode(number, spells, played.conflicts, played.latency, joint))
 
-    @torch.no_grad()
+    def _take(self, episodes: int) -> None:
+        """Hand over a copy of every agent now and then; a reload waits for the copy of one at most.
+
+        A diverged one is left out: nobody can go on from it, and it would push the last sound ones out of the store.
+        """
+        if self._keep is None or self._stopping or not is_due(episodes):
+            return
+        partners = self._greedy()
+        for player in self.players:
+            self._look()
+            if bool(player.population.finite()[0]):
+                self._keep(player.taken(episodes, partners))
+
     def _assess(self) -> JointPlay:
         """Value, gains and conflicts of the four greedy policies together."""
-        game, actions = coordination_game(), dict[Role, torch.Tensor]()
+        game = coordination_game()
+        return game.assess(game.joint(self._greedy()))
+
+    @torch.no_grad()
+    def _greedy(self) -> dict[Role, torch.Tensor]:
+        """What each role does in every state [S] when it does not explore: its action, of resource the capacity."""
+        actions = dict[Role, torch.Tensor]()
         for player in self.players:
             environment = player.population.environment
             assert isinstance(environment, RoleEnvironment)  # noqa: S101 - made so above
             chosen = player.population.greedy(environment.every_state())[0]
             actions[player.role] = capacity(chosen).nan_to_num(0.0) if player.role == "resource" else chosen
-        return game.assess(game.joint(actions))
+        return actions
 
 
 def starts() -> dict[Role, Start]:
