@@ -3,17 +3,21 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
+from learners import Table
 from tars.automl_worker.trainer import LANES, Trainer
 from tars.automl_worker.training import run_group
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Journal
 from tars.runtime.provision import provision
 from tars.runtime.settings import Settings
+from tars.runtime.snapshots import Snapshots
 from tars.schemas.hyperparameters import A2C, Value
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
 
 SECONDS = 40
@@ -114,3 +118,39 @@ async def test_a_trainer_that_nobody_allowed_is_a_failed_trial(ready: Bus, train
     assert isinstance(failed, TrialFailed)
     assert "os:system may not be called here" in failed.error
     assert not trainer.done()
+
+
+def reference(data: bytes, name: str) -> SnapshotRef:
+    return SnapshotRef(
+        name=name, agent_id="consensus-0", sha256=sha256(data).hexdigest(), episode=2, step=16, version=0
+    )
+
+
+@pytest.mark.anyio
+async def test_trials_whose_snapshot_is_gone_or_altered_fail_and_the_others_go_on_from_theirs(
+    ready: Bus, trainer: asyncio.Task[None]
+) -> None:
+    table = Table()
+    table.play(2)
+    data = table.snapshot("consensus")
+    there, altered = reference(data, "s.consensus-0"), reference(b"x", "s.consensus-1")
+    await Snapshots(ready).put(there, data)
+    await Snapshots(ready).put(reference(data, "s.consensus-1"), data)
+    asked = [trial(n, snapshot=there, seed=1) for n in range(3)]
+    gone = [trial(n, snapshot=reference(data, "s.consensus-2")) for n in range(3, 5)]
+    await ask(ready, *asked, *gone, trial(5), trial(6, snapshot=altered))
+    found = {each.number: each for each in await outcomes(ready, 7)}
+    for number, why in ((3, "is gone"), (4, "is gone"), (6, "was altered")):
+        failed = found[number]
+        assert isinstance(failed, TrialFailed)
+        assert why in failed.error
+    (alone,) = await asyncio.to_thread(lambda: list(run_group([asked[0]], lambda *_: None, lambda *_: (), (), data)))
+    for number in range(3):
+        completed = found[number]
+        assert isinstance(completed, TrialCompleted)
+        assert completed.exact_score == pytest.approx(alone.exact_score, abs=1e-4)
+    assert isinstance(found[5], TrialCompleted)
+    assert not trainer.done()
+    async with asyncio.timeout(SECONDS):
+        while await in_hand(ready):
+            await asyncio.sleep(0.05)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from learners import Table
 from tars.agents.algorithm import Lane
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import Evaluation, Policy, RoleEnvironment
@@ -18,6 +19,7 @@ from tars.automl_worker.single_trainer import NoTrainer, resolve
 from tars.automl_worker.training import EVALUATION, Result, group_of, run_group
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Value
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.trial import RunTrial
 
 torch.set_num_threads(1)
@@ -43,7 +45,9 @@ def in_a_thread(work: Callable[[], list[Result]]) -> list[Result]:
         return thread.submit(work).result()
 
 
-def run(*trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[str] = ()) -> dict[int, Result]:
+def run(
+    *trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[str] = (), snapshot: bytes | None = None
+) -> dict[int, Result]:
     queue = list(waiting)
 
     def more(like: RunTrial, count: int) -> list[RunTrial]:
@@ -52,7 +56,7 @@ def run(*trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[s
         del queue[:count]
         return taken
 
-    results = in_a_thread(lambda: list(run_group(trials, lambda *_: None, more, allowed)))
+    results = in_a_thread(lambda: list(run_group(trials, lambda *_: None, more, allowed, snapshot)))
     assert len({result.trial.number for result in results}) == len(results)
     return {result.trial.number: result for result in results}
 
@@ -86,6 +90,60 @@ def test_a_pruned_trials_lane_goes_to_one_that_waits_which_learns_what_it_would_
     alone = run(*[late, *asked[1:]])[9]
     assert alone.score is not None
     assert found[9].pruned_at == 4 or found[9].score == pytest.approx(alone.score, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def played() -> bytes:
+    """What an A2C agent that has played ten episodes with three others had learnt."""
+    table = Table()
+    table.play(10)
+    return table.snapshot("consensus")
+
+
+REF = SnapshotRef(name="consensus-0.r.10", agent_id="consensus-0", sha256="0" * 64, episode=10, step=80, version=0)
+
+
+def test_trials_from_a_snapshot_go_on_from_what_was_learnt_with_values_and_chance_of_their_own(played: bytes) -> None:
+    seeds, rates = (1, 1, 1, 2), (2e-3, 2e-3, 1e-9, 2e-3)
+    asked = [
+        with_rate(n, rate, seed=seed, snapshot=REF) for n, (seed, rate) in enumerate(zip(seeds, rates, strict=True))
+    ]
+    found = run(*asked, snapshot=played)
+    fresh = run(with_rate(2, 1e-9, seed=1))
+    scores = [found[number].exact_score for number in range(4)]
+    assert scores[0] == scores[1]
+    assert len(set(scores)) == 3
+    assert fresh[2].exact_score is not None
+    assert scores[2] != pytest.approx(fresh[2].exact_score, abs=0.05)
+
+
+def test_a_lane_that_is_refilled_goes_on_from_the_snapshot_as_it_would_alone(played: bytes) -> None:
+    rates = (2e-3, 2e-3, 2e-3, 1e-6, 1e-6, 1e-6)
+    asked = [with_rate(n, rate, train_episodes=8, rungs=(4,), snapshot=REF) for n, rate in enumerate(rates)]
+    late = trial(9, train_episodes=8, rungs=(), snapshot=REF)
+    found = run(*asked, waiting=[late.model_copy(update={"rungs": (4,)})], snapshot=played)
+    (alone,) = run(late, snapshot=played).values()
+    assert any(result.pruned_at == 4 for result in found.values())
+    assert 9 in found
+    assert found[9].pruned_at == 4 or found[9].exact_score == pytest.approx(alone.exact_score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "why"),
+    [
+        ({}, b"no bytes of any lane", "these bytes are no snapshot of a lane"),
+        ({"environment": "policy"}, None, "a snapshot of a2c in consensus does not fit a2c in policy"),
+        ({"trainer": "sb3"}, None, "only the population goes on from a snapshot"),
+        ({"training": "surrogate"}, None, "only the population goes on from a snapshot"),
+    ],
+    ids=["garbage", "another role", "another trainer", "surrogate"],
+)
+def test_a_snapshot_that_does_not_fit_fails_each_trial_with_the_reason(
+    played: bytes, changes: dict[str, Any], data: bytes | None, why: str
+) -> None:
+    found = run(*(trial(n, snapshot=REF, **changes) for n in range(2)), snapshot=data or played)
+    assert [result.score for result in found.values()] == [None, None]
+    assert all(why in (result.error or "") for result in found.values())
 
 
 def test_a_trial_that_diverges_fails_alone() -> None:
@@ -163,6 +221,9 @@ def test_only_alike_trials_share_a_population() -> None:
     assert group_of(trial(1, train_episodes=3)) != base
     assert group_of(trial(1, trainer="sb3")) != group_of(trial(2, trainer="sb3"))
     assert group_of(trial(1, hyperparameters={})) == "s.1"
+    snapshots = [group_of(trial(n, snapshot=REF)) for n in range(2)]
+    assert snapshots[0] == snapshots[1] != base
+    assert group_of(trial(1, snapshot=REF.model_copy(update={"sha256": "1" * 64}))) != snapshots[0]
 
 
 def test_the_worse_half_falls_behind_and_few_or_equal_ones_do_not() -> None:
