@@ -16,6 +16,7 @@ from tars.automl_worker.plan import next_step
 from tars.automl_worker.sampler import Asked, batch_size, suggest
 from tars.automl_worker.steps import Ask, Wait
 from tars.automl_worker.study import replay
+from tars.automl_worker.study_snapshots import copy_snapshots, delete_copies
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Entry, History, Journal, stored_time
@@ -100,8 +101,13 @@ class Coordinator:
     async def __call__(self, lease: Lease[StudyEvent]) -> None:
         """Go on where the study's messages stand, until it has ended."""
         study = replay((await lease.follow()).events)
-        if study.started is None or study.ended is not None:
+        if study.started is None:
             return
+        if study.ended is None:
+            await self._go_on(lease, study.started)
+        await delete_copies(self.bus, study.started)
+
+    async def _go_on(self, lease: Lease[StudyEvent], started: StudyStarted) -> None:
         trials = Trials(self.bus, lease.key)
         await trials.read()
         exhausted = is_exhausted(trials.with_steps(lease.history))
@@ -111,7 +117,8 @@ class Coordinator:
             failed = StudyFailed(study_id=lease.key, error="given up: its coordinators kept dying without a step")
             await lease.append(lambda history: [] if replay(history.events).ended else [failed])
         else:
-            await self._run(lease, study.started, trials)
+            await copy_snapshots(self.bus, lease, started)
+            await self._run(lease, started, trials)
 
     async def _run(self, lease: Lease[StudyEvent], started: StudyStarted, trials: Trials) -> None:
         async with Bell.on(self.bus, f"tars.event.trial.*.*.{lease.key}.*") as bell:
