@@ -112,7 +112,8 @@ def _proposed(event: UpdateProposed) -> Change:
     fields = ("values", "base", "before", "evidence", "study_id", "reason", "expires_at")
     change = {name: getattr(event, name) for name in fields}
     values = ", ".join(f"{key} = {value:g}" for key, value in event.values.items() if value is not None)
-    text = f"proposed {values} for {', '.join(event.base)}{_because(event.reason)}"
+    waits = f"; it waits for a person: {event.doubt}" if event.doubt else ""
+    text = f"proposed {values} for {', '.join(event.base)}{_because(event.reason)}{waits}"
     return text, {**change, "stage": "pending", "agents": tuple(event.base), "proposed_by": str(event.by)}
 
 

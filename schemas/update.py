@@ -99,6 +99,8 @@ class UpdateProposed(Event):
     strictness: Strictness
     content: str
     """sha256 of what an approval approves: `content_of(...)`."""
+    doubt: Reason = ""
+    """Why a person decides on what the mode would have approved by itself; empty: nothing speaks against that."""
 
 
 class UpdateRefused(Event):

@@ -1,13 +1,14 @@
 """What a decision about an update needs beside its journal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated
 
 from faststream import Context
 
+from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
-from tars.runtime.running_agents import running_agents
+from tars.runtime.running_agents import episodes_run, running_agents
 from tars.runtime.settings import Settings
 from tars.schemas.message import Envelope
 from tars.schemas.running import RunningAgent
@@ -39,6 +40,7 @@ class RateLimit:
 async def gather(
     command: UpdateCommand,
     envelope: Annotated[Envelope, Context()],
+    bus: Annotated[Bus, Context()],
     journal: Annotated[Journal, Context()],
     settings: Annotated[Settings, Context()],
     rate_limit: Annotated[RateLimit, Context()],
@@ -46,7 +48,8 @@ async def gather(
     """Read who is concerned, and what the settings say, for a command that arrived."""
     too_many = rate_limit.exceeds(envelope)
     agents = {} if too_many else await running_agents(journal, await _concerned(command, journal))
-    return facts_of(envelope, settings, agents, too_many=too_many)
+    episodes = await episodes_run(bus, agents.values()) if isinstance(command, ProposeUpdate) else {}
+    return facts_of(envelope, settings, agents, too_many=too_many, episodes=episodes)
 
 
 async def _concerned(command: UpdateCommand, journal: Journal) -> Iterable[str]:
@@ -63,7 +66,12 @@ async def _concerned(command: UpdateCommand, journal: Journal) -> Iterable[str]:
 
 
 def facts_of(
-    envelope: Envelope, settings: Settings, agents: dict[str, RunningAgent], *, too_many: bool = False
+    envelope: Envelope,
+    settings: Settings,
+    agents: dict[str, RunningAgent],
+    *,
+    episodes: Mapping[str, int],
+    too_many: bool = False,
 ) -> Facts:
     """Put together what was gathered. FOUR_EYES=auto is off while no signature tells people apart."""
     return Facts(
@@ -77,4 +85,5 @@ def facts_of(
         strictness=settings.validation_strictness,
         four_eyes=settings.four_eyes == "on",
         agents=agents,
+        episodes=episodes,
     )

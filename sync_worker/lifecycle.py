@@ -13,6 +13,7 @@ from typing import Final, assert_never
 
 from tars.schemas.bounds import Strictness
 from tars.schemas.errors import Refused
+from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By
 from tars.schemas.running import RunningAgent
@@ -108,6 +109,8 @@ class Facts:
     four_eyes: bool = False
     agents: Mapping[str, RunningAgent] = field(default_factory=dict)
     """The agents concerned, as their own events tell; one that never started is not in it."""
+    episodes: Mapping[str, int] = field(default_factory=dict)
+    """How many each has run, where that is known."""
 
 
 def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:  # noqa: PLR0911 - one for each command
@@ -172,6 +175,7 @@ def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[Update
         expires_at=expires_at,
         strictness=facts.strictness,
         content=content_of(command.values, base, command.evidence),
+        doubt=_doubt(command, facts),
     )
     return [proposed, *_approve_by_mode(proposed, facts)]
 
@@ -185,9 +189,31 @@ def _asks_for_the_same(command: ProposeUpdate, proposed: UpdateProposed) -> bool
     )
 
 
+def _is_convincing(evidence: Evidence | None, facts: Facts) -> bool:
+    return evidence is not None and evidence.promotable and evidence.gain >= facts.threshold
+
+
+def _doubt(command: ProposeUpdate, facts: Facts) -> str:
+    """Why a person must decide on evidence that would convince the mode: what wins from scratch can harm the old."""
+    evidence = command.evidence
+    if facts.mode != "autonomous_threshold" or evidence is None or not _is_convincing(evidence, facts):
+        return ""
+    ages = {name: facts.episodes.get(name) for name in command.agents}
+    old = [name for name, episodes in ages.items() if episodes is None or episodes > evidence.train_episodes]
+    if evidence.start == "snapshot" or not old:
+        return ""
+    known = ages[old[0]]
+    others = f" and {len(old) - 1} more" if len(old) > 1 else ""
+    age = f"has run {known} episodes" if known is not None else "has run nobody knows how many episodes"
+    return (
+        f"its evidence trains {evidence.train_episodes} episodes from scratch, {old[0]} {age}{others}: "
+        "a study with start=snapshot tells what becomes of a learner that old"
+    )
+
+
 def _approve_by_mode(proposed: UpdateProposed, facts: Facts) -> list[UpdateEvent]:
     evidence = proposed.evidence
-    convincing = evidence is not None and evidence.promotable and evidence.gain >= facts.threshold
+    convincing = _is_convincing(evidence, facts) and not proposed.doubt
     if facts.mode == "manual" or (facts.mode == "autonomous_threshold" and not convincing):
         return []
     why = (

@@ -170,7 +170,37 @@ def test_a_command_that_is_late_or_one_too_many_is_refused() -> None:
     ],
 )
 def test_a_mode_approves_by_itself_only_what_it_may(mode: str, found: Evidence | None, verbs: tuple[str, ...]) -> None:
-    given().where(mode=mode).when(PROPOSE.model_copy(update={"evidence": found})).then_kinds(*verbs)
+    young = {"a": 10, "b": 50}
+    given().where(mode=mode, episodes=young).when(PROPOSE.model_copy(update={"evidence": found})).then_kinds(*verbs)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "why"),
+    [
+        ({"a": 50, "b": 51}, "trains 50 episodes from scratch, b has run 51 episodes: a study with start=snapshot"),
+        ({"a": 800, "b": 900}, "a has run 800 episodes and 1 more"),
+        ({"a": 1}, "b has run nobody knows how many episodes"),
+    ],
+)
+def test_evidence_from_scratch_is_left_to_a_person_for_agents_that_are_older_than_a_trial(
+    episodes: dict[str, int], why: str
+) -> None:
+    propose = PROPOSE.model_copy(update={"evidence": evidence(Verdict.BETTER)})
+    old = given().where(mode="autonomous_threshold", episodes=episodes)
+    (proposed,) = old.when(propose).events()
+    assert isinstance(proposed, UpdateProposed)
+    assert why in proposed.doubt
+    forked = PROPOSE.model_copy(update={"evidence": evidence(Verdict.BETTER, start="snapshot")})
+    old.when(forked).then_kinds("proposed", "approved", "released")
+    given().where(mode="autonomous_all", episodes=episodes).when(propose).then_kinds("proposed", "approved", "released")
+
+
+def test_nothing_is_doubted_that_no_mode_would_have_approved() -> None:
+    for mode, found in (("manual", Verdict.BETTER), ("autonomous_threshold", Verdict.INCONCLUSIVE)):
+        propose = PROPOSE.model_copy(update={"evidence": evidence(found)})
+        (proposed,) = given().where(mode=mode).when(propose).events()
+        assert isinstance(proposed, UpdateProposed)
+        assert proposed.doubt == ""
 
 
 def test_no_mode_approves_what_is_invalid() -> None:
