@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 
 import pytest
+import torch
 
 from examples import ADA
 from learners import Table
@@ -22,6 +23,7 @@ from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import StartStudy, StudyEvent, StudyFailed, StudyFinished, StudyStarted, StudyStopped
 from tars.schemas.trial import RunTrial, TrialCompleted
 
+torch.set_num_threads(1)
 pytestmark = pytest.mark.anyio
 AGENTS = ("consensus-0", "consensus-1")
 COPY = "s.consensus-0"
@@ -94,6 +96,7 @@ async def held(bus: Bus) -> set[str]:
     return {base64.urlsafe_b64decode(subject.rpartition(".")[2]).decode() for subject in info.state.subjects or {}}
 
 
+@pytest.mark.slow
 async def test_trials_of_a_study_go_on_from_its_own_copies_which_outlive_the_originals_and_end_with_it(
     bus: Bus, tiny: Settings, agents: None, coordinator: asyncio.Task[None]
 ) -> None:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+import torch
 
 from learners import Table
 from tars.automl_worker.trainer import LANES, Trainer
@@ -20,6 +21,7 @@ from tars.schemas.hyperparameters import A2C, Value
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
 
+torch.set_num_threads(1)
 SECONDS = 40
 
 
