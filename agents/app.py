@@ -5,14 +5,17 @@ import logging
 from typing import Final
 
 from tars.agents.game import JointPlay
-from tars.agents.host import LiveAgent, last_run
+from tars.agents.host import LiveAgent, last_run, until_possible
 from tars.agents.keeper import Keeper, Taken
-from tars.agents.world import EPISODES_PER_SECOND, Episode, Spell, Start, World, starts
+from tars.agents.world import EPISODES_PER_SECOND, Episode, Player, Spell, Start, World, starts
 from tars.producers.agent_reports import Reporter
 from tars.runtime.app import Worker
+from tars.runtime.bus import Bus
 from tars.runtime.settings import Settings
+from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.schemas.agent import AgentBeat, AgentReported
 from tars.schemas.game import GameReported
+from tars.schemas.snapshot import SnapshotRef, twin_of
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +67,15 @@ class Host:
             if before[agent_id].applied:
                 begin[role] = Start(before[agent_id].values, before[agent_id].applied)
         world = World(world_id, begin, seed=int(world_id), tell=self._tell, keep=self._keep, pace=self._pace)
-        agents = [LiveAgent(worker.bus, player) for player in world.players]
+        agents = [LiveAgent(worker.bus, player, self._keeper) for player in world.players]
         self._runs |= {agent.agent_id: agent.run_id for agent in agents}
+        restored = {player.agent_id: await _restored(worker.bus, player) for player in world.players}
         world.start()
         self.worlds.append(world)
         for agent in agents:
             await agent.start(before[agent.agent_id])
+            if (found := restored[agent.agent_id]) is not None:
+                agent.say_restored(*found)
             self.agents[agent.agent_id] = agent
 
     def _tell(self, world_id: str, episode: Episode) -> None:
@@ -78,8 +84,9 @@ class Host:
             return
         for spell in episode.agents:
             if (agent := self.agents.get(spell.agent_id)) is not None:
-                self._episodes[spell.agent_id] = episode.number
                 self._reporter.report(_reported(agent.run_id, episode.number, spell))
+                if not spell.twin:
+                    self._episodes[spell.agent_id] = episode.number
         if episode.joint is not None:
             self._reporter.report(_game(world_id, episode, episode.joint))
 
@@ -120,9 +127,22 @@ class Host:
             await agent.catch_up()
 
 
+async def _restored(bus: Bus, player: Player) -> tuple[SnapshotRef, str] | None:
+    """Let an agent that starts again go on from its newest snapshot; None: it has none that fits."""
+    try:
+        ref = await until_possible(lambda: Snapshots(bus).newest(player.agent_id))
+        data = None if ref is None else await until_possible(lambda: Snapshots(bus).get(ref))
+    except NoSnapshot as error:
+        log.warning("it starts from fresh weights", extra={"agent": player.agent_id, "error": str(error)})
+        return None
+    weights = None if data is None else player.restore(data)
+    return None if ref is None or weights is None else (ref, weights)
+
+
 def _reported(run_id: str, episode: int, spell: Spell) -> AgentReported:
     return AgentReported(
-        agent_id=spell.agent_id,
+        agent_id=twin_of(spell.agent_id) if spell.twin else spell.agent_id,
+        twin=spell.twin,
         run_id=run_id,
         episode=episode,
         step=spell.step,

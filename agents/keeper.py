@@ -32,6 +32,20 @@ class Taken:
     version: int
     """The configuration it ran."""
     data: bytes
+    before: int | None = None
+    """The configuration that was about to come into use; None: none was."""
+
+    def ref(self, run_id: str) -> SnapshotRef:
+        """Name it."""
+        last = str(self.episode) if self.before is None else f"v{self.before}"
+        return SnapshotRef(
+            name=f"{self.agent_id}.{run_id}.{last}",
+            agent_id=self.agent_id,
+            sha256=sha256(self.data).hexdigest(),
+            episode=self.episode,
+            step=self.step,
+            version=self.version,
+        )
 
 
 def is_due(episodes: int) -> bool:
@@ -47,6 +61,8 @@ class Keeper:
         self._waiting: dict[str, tuple[str, Taken]] = {}
         """Agent -> (its run, what was taken last)."""
         self._arrived = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        """What is being put is not yet whole, and pruning would take it for a remnant."""
         self._fails = False
 
     def keep(self, run_id: str, taken: Taken) -> None:
@@ -64,25 +80,20 @@ class Keeper:
             self._arrived.clear()
             while self._waiting:
                 agent_id = next(iter(self._waiting))
-                await self._store(*self._waiting.pop(agent_id))
+                await self.store(*self._waiting.pop(agent_id))
                 end_if_cancelled()
 
-    async def _store(self, run_id: str, taken: Taken) -> None:
-        """Put it, and delete the agent's oldest; what cannot be put is left to the next one."""
-        ref = SnapshotRef(
-            name=f"{taken.agent_id}.{run_id}.{taken.episode}",
-            agent_id=taken.agent_id,
-            sha256=sha256(taken.data).hexdigest(),
-            episode=taken.episode,
-            step=taken.step,
-            version=taken.version,
-        )
+    async def store(self, run_id: str, taken: Taken) -> SnapshotRef | None:
+        """Put it, and delete the agent's oldest; None: it could not be put, and is left to the next one."""
+        ref = taken.ref(run_id)
         try:
-            await self._snapshots.put(ref, taken.data)
-            await self._snapshots.prune(taken.agent_id)
+            async with self._one_at_a_time:
+                await self._snapshots.put(ref, taken.data)
+                await self._snapshots.prune(taken.agent_id)
         except Transient as error:
             if not self._fails:  # once for an outage, not for each agent and snapshot
                 log.warning("snapshots are not stored", extra={"agent": taken.agent_id, "error": str(error)})
             self._fails = True
-        else:
-            self._fails = False
+            return None
+        self._fails = False
+        return ref

@@ -4,11 +4,13 @@ Each role learns by its own algorithm, against what the other three do at the mo
 the event loop: a reload waits at most for the gradient step in progress.
 """
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 import torch
@@ -24,10 +26,14 @@ from tars.agents.keeper import Taken, is_due
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Moment, Value
 
+log = logging.getLogger(__name__)
+
 EPISODES_PER_SECOND: Final = 2.0
 """Pace of a hosted world: its agents serve a process in real time; they are no benchmark of the machine."""
 ASSESSED_EVERY: Final = 25
 """Episodes between two exact assessments of the joint play (a dynamic program of about 40 ms)."""
+TWIN_SEED: Final = 0x7717
+"""Added to a world's seed for its copies, whose chance is their own."""
 ORDER: Final[tuple[Moment, ...]] = ("live", "boundary", "rebuild")
 
 
@@ -54,6 +60,8 @@ class Spell:
     """The configuration it ran."""
     finite: bool
     """None of its parameters is NaN or infinite."""
+    twin: bool = False
+    """It is the agent's copy that did so."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +78,15 @@ class Episode:
 
 @dataclass
 class Waiting:
-    """A reload that the training thread has heard of."""
+    """A reload that the training thread has heard of, and what was done for it between two episodes."""
 
     player: "Player"
     reload: Reload
     applied: Callable[[Applied], None]
     heard_at: float = field(default_factory=time.perf_counter)
+    taken: Taken | None = None
+    restored: str | None = None
+    twin: bool = False
 
 
 class Player:
@@ -108,10 +119,21 @@ class Player:
             name for name, value in reload.values.items() if name not in self._values or self._values[name] != value
         ]
 
-    def taken(self, episodes: int, partners: Mapping[Role, torch.Tensor]) -> Taken:
-        """Copy the lane with its transitions between two episodes, and with what all roles of its world do now."""
+    def taken(
+        self, episodes: int, partners: Mapping[Role, torch.Tensor] | None = None, before: int | None = None
+    ) -> Taken:
+        """Copy the lane with its transitions, and with what all roles of its world do now."""
         data = checkpoint.dump(self.population, 0, transitions=True, partners=partners)
-        return Taken(self.agent_id, episodes, self.population.gradient_steps(0), self.version, data)
+        return Taken(self.agent_id, episodes, self.population.gradient_steps(0), self.version, data, before)
+
+    def restore(self, data: bytes) -> str | None:
+        """Be again what was taken, between two episodes; the hash of the parameters, or None: it does not fit."""
+        try:
+            checkpoint.restore(self.population, 0, data)
+        except checkpoint.BadSnapshot as error:
+            log.warning("a snapshot does not fit", extra={"agent": self.agent_id, "error": str(error)})
+            return None
+        return self.population.weights_hash(0)
 
     def apply(self, waiting: Waiting, state: torch.Tensor | None) -> None:
         """Write what changes, let it come into use, and read every key back from where it is used.
@@ -136,6 +158,9 @@ class Player:
                 buffer_before=buffer_before,
                 buffer_after=learner.stored(0),
                 milliseconds=(time.perf_counter() - waiting.heard_at) * 1000,
+                taken=waiting.taken,
+                restored=waiting.restored,
+                twin=waiting.twin,
             )
         )
 
@@ -165,6 +190,9 @@ class World:
         self._game.open([seed])
         self._tell, self._keep, self._pace = tell, keep, pace
         self._waiting: list[Waiting] = []
+        self._twins: dict[str, World] = {}
+        """Agent -> a copy of this world in which it goes on with the values it had before its last reload."""
+        self._seed, self._episodes, self._until = seed, 0, inf
         self._stopping = False
         self.looks = 0
         """How often it looked for a reload: as often as one can take effect."""
@@ -178,6 +206,8 @@ class World:
     def stop(self) -> None:
         """End at the next step."""
         self._stopping = True
+        for twin in list(self._twins.values()):
+            twin.stop()
         self._inbox.put(None)
         if self._thread.ident is not None:
             self._thread.join()
@@ -190,19 +220,21 @@ class World:
     def _run(self) -> None:
         training_thread.prepare()
         try:
-            number = 0
-            while not self._stopping:
+            while not self._stopping and self._episodes < self._until:
                 began = time.perf_counter()
-                self._play(number)
-                number += 1
-                self._take(number)
+                self._play(self._episodes)
+                self._episodes += 1
+                self._take(self._episodes)
                 self._rest(began)
-        except BaseException as error:  # noqa: BLE001 - the host says why the agents ended
+        except BaseException as error:
             self.error = error
+            log.exception("a world broke", extra={"world": self.world_id})
 
     def _play(self, number: int) -> None:
-        state = self._game.begin()
         waiting, self._waiting = self._waiting, []
+        for reload in waiting:
+            self._prepare(reload)
+        state = self._game.begin()
         for player in self.players:
             player.population.begin(state)
         for reload in waiting:  # an episode's boundary: everything may change here
@@ -212,6 +244,39 @@ class World:
             going = self._step()
         if not going:
             self._report(number)
+
+    def _prepare(self, waiting: Waiting) -> None:
+        """Between two episodes: remember what the agent is, set its twin going, return it to what it was."""
+        player, reload = waiting.player, waiting.reload
+        if reload.snapshot_first:
+            waiting.taken = player.taken(self._episodes, self._greedy(), before=reload.version)
+        self._end_twin(player)
+        if reload.twin:
+            self._twins[player.agent_id] = self._twin(player, reload.twin)
+            waiting.twin = True
+        if reload.restore is not None:
+            waiting.restored = player.restore(reload.restore)
+
+    def _end_twin(self, player: Player) -> None:
+        """What the agent ran before its next reload is of no use to compare with."""
+        if (twin := self._twins.pop(player.agent_id, None)) is not None:
+            twin.stop()
+
+    def _twin(self, player: Player, episodes: int) -> "World":
+        """Let a copy of this world go on from here with chance of its own; it reports for this agent alone."""
+        starts = {other.role: Start(other.values(), other.version) for other in self.players}
+
+        def tell(_: str, episode: Episode) -> None:
+            spell = next(spell for spell in episode.agents if spell.agent_id == player.agent_id)
+            alone = replace(spell, twin=True)
+            self._tell(self.world_id, replace(episode, agents=(alone,), joint=None))
+
+        twin = World(self.world_id, starts, seed=self._seed + TWIN_SEED + self._episodes, tell=tell, pace=self._pace)
+        for copy, other in zip(twin.players, self.players, strict=True):
+            copy.restore(checkpoint.dump(other.population, 0, transitions=True))
+        twin._episodes, twin._until = self._episodes, self._episodes + episodes
+        twin.start()
+        return twin
 
     def _step(self) -> bool:
         """One joint step; every agent learns from what all did."""
@@ -239,11 +304,19 @@ class World:
         if waiting is None:
             return
         player = waiting.player
-        behind = any(other.player is player for other in self._waiting)  # in their order, and all keys of one together
-        if behind or player.takes_effect(player.changed(waiting.reload)) != "live":
+        if self._waits_for_boundary(waiting):
             self._waiting.append(waiting)
-        else:
-            player.apply(waiting, None)
+            return
+        self._end_twin(player)
+        if waiting.reload.snapshot_first:  # in the middle of an episode: parameters and optimisers are what counts
+            waiting.taken = player.taken(self._episodes, self._greedy(), before=waiting.reload.version)
+        player.apply(waiting, None)
+
+    def _waits_for_boundary(self, waiting: Waiting) -> bool:
+        player, reload = waiting.player, waiting.reload
+        behind = any(other.player is player for other in self._waiting)  # in their order, and all keys of one together
+        whole = reload.restore is not None or reload.twin > 0  # between two episodes only
+        return behind or whole or player.takes_effect(player.changed(reload)) != "live"
 
     def _report(self, number: int) -> None:
         played = self._game.played()

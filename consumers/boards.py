@@ -208,6 +208,8 @@ class ReportsBoard:
         report = stored.message()
         expires = _end(stored, self._ttl)
         match report:
+            case AgentReported(twin=True):
+                pass  # no agent: a copy that a rollout compares one with
             case AgentReported() | AgentBeat():
                 self._agent(report, stored, expires)
             case GameReported():

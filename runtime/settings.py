@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     approval_mode: ApprovalMode = "manual"
     autonomous_threshold: float = Field(0.03, ge=0.0, le=1.0)
     """Held-out gain needed, normalised score."""
+    watch_episodes: int = Field(60, ge=10, le=1000)
+    """How long each stage of a rollout is watched. Shorter finds less, longer only what harms slowly."""
     validation_strictness: Strictness = "medium"
     use_real_training: bool = True
     """False: a closed-form surrogate, labelled, never promotable."""

@@ -28,6 +28,8 @@ CHUNK: Final = 128 * 1024
 """Bytes of a message; what other clients use."""
 KEPT: Final = 8
 """Snapshots of an agent that stay."""
+KEPT_RELOADS: Final = 2
+"""Of those taken just before a reload: what the rollout in progress, or the last confirmed update, goes back to."""
 REFERENCE: Final = "tars-snapshot"
 """The entry of an object's metadata that holds its reference, as JSON."""
 
@@ -106,10 +108,12 @@ class Snapshots:
             for subject in (self._description(name), self._chunks(f"{name}.*")):  # in this order: no reader sees half
                 await self._jetstream.purge_stream(self._stream, subject=subject)
 
-    async def prune(self, agent_id: str, keep: int = KEPT) -> None:
+    async def prune(self, agent_id: str, keep: int = KEPT, keep_reloads: int = KEPT_RELOADS) -> None:
         """Delete all but the newest snapshots of an agent, and what interrupted puts left. For who puts them alone."""
         newest = sorted(await self._of(agent_id), key=lambda stored: stored.sequence, reverse=True)
-        kept = {stored.ref.name for stored in newest[:keep]}
+        reloads = [stored.ref.name for stored in newest if stored.ref.before_reload]
+        others = [stored.ref.name for stored in newest if not stored.ref.before_reload]
+        kept = {*others[:keep], *reloads[:keep_reloads]}
         for name in await self._names(agent_id):
             if name not in kept:
                 await self.delete(name)

@@ -143,6 +143,8 @@ class AgentReported(Report):
     """The configuration it ran."""
     finite: bool = True
     """No parameter of the learner is NaN or infinite. A diverged one may still report ordinary scores."""
+    twin: bool = False
+    """`agent_id` is `<agent>-twin`: a copy that goes on beside the agent, to be compared with."""
 
 
 class AgentBeat(Report):

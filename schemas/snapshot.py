@@ -11,7 +11,7 @@ class SnapshotRef(Frozen):
     """Names a snapshot and fixes its content."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})+$")]
-    """`<agent>.<run>.<episode>`, or a study's own copy of one: `<study>.<agent>`."""
+    """`<agent>.<run>.<episode>`; just before a reload `<agent>.<run>.v<version>`; a study's copy: `<study>.<agent>`."""
     agent_id: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Of its bytes."""
@@ -21,6 +21,16 @@ class SnapshotRef(Frozen):
     """Gradient steps done."""
     version: StrictInt
     """The configuration it ran."""
+
+    @property
+    def before_reload(self) -> bool:
+        """It was taken just before a configuration came into use."""
+        return self.name.rpartition(".")[2].startswith("v")
+
+
+def twin_of(agent_id: str) -> str:
+    """Under which name the copy of an agent reports that goes on with the old values."""
+    return f"{agent_id}-twin"
 
 
 def copied(study_id: str, ref: SnapshotRef) -> SnapshotRef:

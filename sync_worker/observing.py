@@ -15,9 +15,10 @@ from tars.schemas.judgement import Judgement, Verdict, keep_or_undo
 from tars.schemas.noise import noise
 from tars.schemas.running import RunningAgent, replay
 from tars.schemas.slots import Slot, median_interval
+from tars.schemas.snapshot import twin_of
 from tars.schemas.update import UpdateJudged
 from tars.schemas.watch import Watch, begin, diverge, judgement, step
-from tars.sync_worker.reports import Reports, recent, twin_of
+from tars.sync_worker.reports import Reports, recent
 from tars.sync_worker.stages import Observe
 
 SHORTEST_SLOT: Final = 0.05

@@ -14,11 +14,6 @@ LOOK_BACK: Final = (timedelta(minutes=10), timedelta(hours=3), timedelta(days=3)
 """How far back episodes are sought, until there are enough."""
 
 
-def twin_of(agent_id: str) -> str:
-    """Under which name the copy of an agent reports that goes on with the old values."""
-    return f"{agent_id}-twin"
-
-
 class Reports:
     """Episodes of some agents since a moment; `read` takes in what is new."""
 
