@@ -34,6 +34,10 @@ class Weights(Frozen):
     latency: Annotated[float, Field(ge=0)] = 1.0
     """For each unit of latency a step."""
 
+    def penalised(self, score: float, conflict: float | None, latency: float | None) -> float:
+        """The objective penalty; what an environment does not tell of costs nothing."""
+        return score - self.conflict * (conflict or 0.0) - self.latency * (latency or 0.0)
+
 
 class KeyWorth(Frozen):
     """What one key of a candidate is worth: the loss on held-out seeds when it alone is put back."""
