@@ -64,7 +64,6 @@ def _result(event: StudyFinished, before: StudyRow) -> dict[str, Any]:
         "weighed": event.weighed[:MOST_CANDIDATES],
         "front": tuple(_shown(point, before.searched) for point in event.front[:FRONT_SHOWN]),
         "importances": event.importances,
-        "worth": event.worth,
     }
 
 

@@ -112,7 +112,12 @@ class Client:
         return StudyHandle(self, command.study_id)
 
     def fork(
-        self, agent_id: str, changes: Sequence[Mapping[str, Value]], **options: Unpack[StudyOptions]
+        self,
+        agent_id: str,
+        changes: Sequence[Mapping[str, Value]],
+        *,
+        study_id: str | None = None,
+        **options: Unpack[StudyOptions],
     ) -> "StudyHandle":
         """Ask whether each of up to three changes serves a running agent better than going on as it is.
 
@@ -123,7 +128,7 @@ class Client:
         options.setdefault("start", "snapshot")
         options.setdefault("explain", False)
         options.setdefault("propose", False)
-        return self.start_study(agents=(agent_id,), trials=0, **options)
+        return self.start_study(agents=(agent_id,), study_id=study_id, trials=0, **options)
 
     @well_formed()
     def propose(

@@ -34,9 +34,11 @@ class Weights(Frozen):
     latency: Annotated[float, Field(ge=0)] = 1.0
     """For each unit of latency a step."""
 
-    def penalised(self, score: float, conflict: float | None, latency: float | None) -> float:
-        """The objective penalty; what an environment does not tell of costs nothing."""
-        return score - self.conflict * (conflict or 0.0) - self.latency * (latency or 0.0)
+    def penalised(self, score: float, conflict: float | None, latency: float | None) -> float | None:
+        """The objective penalty; None: the environment tells of no conflicts or no latency."""
+        if conflict is None or latency is None:
+            return None
+        return score - self.conflict * conflict - self.latency * latency
 
 
 class KeyWorth(Frozen):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tars.schemas.evidence import Evidence, KeyWorth, Objective, Start, Weights
+from tars.schemas.evidence import Evidence, Objective, Start, Weights
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Frozen
 from tars.schemas.snapshot import SnapshotRef
@@ -184,7 +184,6 @@ class StudyRow(Frozen):
     front: tuple[FrontPoint, ...] = ()
     """Of the Pareto front the FRONT_SHOWN with the highest scores, with their searched keys alone."""
     importances: dict[str, float] = Field(default_factory=dict)
-    worth: tuple[KeyWorth, ...] = ()
     error: str | None = None
 
 

@@ -59,6 +59,9 @@ EVIDENCE = Evidence(
         PairedScore(seed=101, incumbent=0.5, candidate=0.625), PairedScore(seed=102, incumbent=0.5, candidate=0.75),
     ),
     gain=0.1875, gain_low=0.125, gain_high=0.25, p_value=0.004, threshold=0.03, look=1, search_gain=None,
+    worth=(
+        KeyWorth(key="gamma", before=0.99, after=0.98, gain=0.1, gain_low=0.05, gain_high=0.15, seeds=8, kept=True),
+    ),
 )  # fmt: skip
 
 STAGES: dict[type[Message], str] = {
@@ -119,11 +122,6 @@ def study_events(name: str) -> list[Message]:
             study_id=name, completed=3, failed=1, champion=VALUES, evidence=EVIDENCE, weighed=(EVIDENCE,) * 2,
             front=(FrontPoint(number=2, hyperparameters=VALUES, score=0.5, conflict=0.25, latency=0.125),),
             importances={"gamma": 1.0},
-            worth=(
-                KeyWorth(
-                    key="gamma", before=0.99, after=0.98, gain=0.1, gain_low=0.05, gain_high=0.15, seeds=8, kept=True
-                ),
-            ),
         ),
         StudyStopped(study_id=name, by=ADA, reason="enough"),
         StudyFailed(study_id=name, error="broken"),
