@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tars.cli.output import clock, gain_text, number, out, show_rows, values_text
-from tars.cli.pictures import WIDTH, Line, Whisker, bar, paired_dots
+from tars.cli.pictures import Line, Whisker, bar, paired_dots
 from tars.cli.standing import changed
+from tars.dashboard.wording import number as short
 from tars.dashboard.wording import points
 from tars.schemas.evidence import Evidence, KeyWorth, Start, Verdict
 from tars.schemas.hyperparameters import Value
@@ -39,7 +40,7 @@ def show_row(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     """A study as far as it has come, and its trials."""
     whom = ", ".join(row.agents) or "no agents"
     out.print(f"[bold]{row.study_id}[/] {row.stage}: {row.algorithm} in {row.environment} for {whom}", highlight=False)
-    asked = f"objective {row.objective}, trials go {STARTED[row.start]}, started {clock(row.started_at)} by {row.by}"
+    asked = f"objective {row.objective}, trained {STARTED[row.start]}, started {clock(row.started_at)} by {row.by}"
     out.print(asked, highlight=False, markup=False)
     counts = f"{row.completed} trials completed, {row.pruned} pruned, {row.failed} failed of {row.trials}"
     out.print(f"{counts}; {row.confirmations} on held-out seeds", highlight=False)
@@ -92,19 +93,35 @@ def change_of(evidence: Evidence) -> dict[str, Value]:
 def show_candidates(weighed: Sequence[Evidence]) -> None:
     """Each candidate's gain as a dot with its interval, and its verdict."""
     threshold = weighed[0].threshold
-    whiskers = [Whisker(e.gain, e.gain_low, e.gain_high) for e in weighed]
+    whiskers = [Whisker(found.gain, found.gain_low, found.gain_high) for found in weighed]
     line = Line.over(whiskers, threshold)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(max_width=28)
-    for _ in range(2):
-        grid.add_column(no_wrap=True)
-    grid.add_row("", line.ends(), "")
+    _show_line(line.ends())
     for found, whisker in zip(weighed, whiskers, strict=True):
-        verdict = Text(f"{found.verdict} {points(found.gain)}", style=COLOURS[found.verdict])
-        grid.add_row(values_text(change_of(found)), line.draw(whisker), verdict)
-    legend = f"┊ {points(threshold)}: what BETTER needs; ├─┤ 95 % to each side"
-    grid.add_row("", Text(f"{legend:>{WIDTH}}", style="dim"), "")
-    out.print(grid)
+        out.print(_short(change_of(found)), highlight=False, markup=False)
+        _show_line(line.draw(whisker), f"{found.verdict} {points(found.gain)}", COLOURS[found.verdict])
+    _show_line(f"┊ {points(threshold)}: what BETTER needs; ├─┤ 95 % to each side", style="dim")
+
+
+def show_worth(worth: Sequence[KeyWorth]) -> None:
+    """What is lost when one key alone is put back."""
+    if not worth:
+        return
+    out.print(Text("\nworth of each key on held-out seeds", style="bold"))
+    line = Line.over([Whisker(key.gain, key.gain_low, key.gain_high) for key in worth])
+    _show_line(line.ends())
+    for key in worth:
+        out.print(f"{key.key} {short(key.before)} → {short(key.after)}", highlight=False, markup=False)
+        told = points(key.gain) if key.kept else f"{points(key.gain)}, dropped"
+        _show_line(line.draw(Whisker(key.gain, key.gain_low, key.gain_high)), told, "green" if key.kept else "dim")
+
+
+def _show_line(line: str, told: str = "", style: str = "") -> None:
+    """A line of a picture, and what it says."""
+    out.print(Text.assemble("  ", (line, "dim" if style == "dim" else ""), "  ", (told, style)))
+
+
+def _short(change: Mapping[str, Value]) -> str:
+    return ", ".join(f"{key} {short(value)}" for key, value in change.items())
 
 
 def show_seeds(evidence: Evidence) -> None:
@@ -117,20 +134,6 @@ def show_seeds(evidence: Evidence) -> None:
             style="dim",
             highlight=False,
         )
-
-
-def show_worth(worth: Sequence[KeyWorth]) -> None:
-    """What is lost when one key alone is put back."""
-    if not worth:
-        return
-    line = Line.over([Whisker(key.gain, key.gain_low, key.gain_high) for key in worth])
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row("", line.ends(), "", "")
-    for key in worth:
-        change = f"{key.key} {number(key.before)} → {number(key.after)}"
-        kept = Text("kept", style="green") if key.kept else Text("dropped", style="dim")
-        grid.add_row(change, line.draw(Whisker(key.gain, key.gain_low, key.gain_high)), points(key.gain), kept)
-    out.print(Text("\nworth of each key on held-out seeds", style="bold"), grid)
 
 
 def show_front(front: Sequence[FrontPoint]) -> None:

@@ -112,19 +112,20 @@ def picture(now: Standing) -> RenderableType:
     """A bar for the search, one for the held-out seeds, and a line for each candidate."""
     grid = Table.grid(padding=(0, 2))
     if now.trials:
-        grid.add_row("search", _bar(now.done, now.trials), f"{now.done} of {now.trials} trials", _searched(now))
+        grid.add_row("search", _bar(now.done, now.trials), f"{now.done} of {now.trials} trials")
+        grid.add_row("", "", _searched(now))
     if now.phase != "search" or not now.trials:
         pairs = f"{now.pairs} of {now.pairs_asked} pairs, then a look" if now.pairs_asked else "about to begin"
-        grid.add_row("held-out seeds", _bar(now.pairs, now.pairs_asked), pairs, "")
+        grid.add_row("held-out seeds", _bar(now.pairs, now.pairs_asked), pairs)
     if now.phase == "ablation":
         put_back = f"{now.put_back} of {now.put_back_asked} trials"
-        grid.add_row("one key put back", _bar(now.put_back, now.put_back_asked), put_back, "")
+        grid.add_row("one key put back", _bar(now.put_back, now.put_back_asked), put_back)
     return Group(grid, *(Text(f"  {weighed(one)}") for one in now.weighed))
 
 
 def _bar(done: int, total: int) -> ProgressBar:
     """Without a total it pulses."""
-    return ProgressBar(total=total or None, completed=done, width=30, pulse=not total)
+    return ProgressBar(total=total or None, completed=done, width=24, pulse=not total)
 
 
 def _searched(now: Standing) -> str:
