@@ -10,7 +10,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tars.automl_worker.explain import FEWEST
-from tars.automl_worker.sampler import DIRECTIONS, space_of
+from tars.automl_worker.sampler import DIRECTIONS, is_inside, space_of
 from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Algorithm, Choice, OneMinusLog, Search, Value
 from tars.schemas.views import StudyRow, TrialRow
 
@@ -27,6 +27,10 @@ AIMS: Final = ("score", "conflict", "latency")
 """Of a Pareto study, as DIRECTIONS has them."""
 CONTOURS: Final = 3
 """The most important keys, which contours are drawn of: more would be too small to read."""
+CONTOUR_HEIGHT: Final = 700
+"""Pixels."""
+_Target = Callable[[FrozenTrial], float] | None
+"""Which of several objectives is drawn; None: there is one."""
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -47,20 +51,24 @@ PAGE: Final = """<!doctype html>
 
 
 def optuna_study(row: StudyRow, trials: Sequence[TrialRow]) -> optuna.Study:
-    """Rebuild the search: its trials with their own numbers, what is to be high or low, the keys on their own scale.
+    """Rebuild the search: what is to be high or low, the keys on their own scale, every trial with what became of it.
 
     A discount is told as `1 - x`, which is what the search looks along. A value that such an axis has no place for is
-    left out of its trial.
+    left out of its trial; an axis is as wide as the search looks and as the trials lie.
     """
     algorithm = ALGORITHMS[row.algorithm]
     search = [trial for trial in trials if trial.phase == "search"]
     axes = [
         _Axis(algorithm, name, found, [trial.hyperparameters.get(name) for trial in search])
-        for name, found in space_of(algorithm, row.searched, in_game=row.environment in GAME_ROLES).items()
+        for name, found in _space(row).items()
     ]
     study = optuna.create_study(directions=DIRECTIONS if row.objective == "pareto" else DIRECTIONS[:1])
     study.add_trials([_frozen(row, trial, axes) for trial in search])
     return study
+
+
+def _space(row: StudyRow) -> dict[str, Search]:
+    return space_of(ALGORITHMS[row.algorithm], row.searched, in_game=row.environment in GAME_ROLES)
 
 
 class _Axis:
@@ -125,41 +133,52 @@ def _values(row: StudyRow, trial: TrialRow) -> list[float] | None:
     return None if trial.conflict is None or trial.latency is None else [trial.score, trial.conflict, trial.latency]
 
 
-def plots(study: optuna.Study, title: str) -> str:
-    """Optuna's plots of a study with completed trials, as one HTML page that loads nothing; it needs plotly."""
+def plots(row: StudyRow, trials: Sequence[TrialRow]) -> str:
+    """Optuna's plots of a study that has a completed trial, as one HTML page that loads nothing; it needs plotly."""
     from plotly.offline import get_plotlyjs  # noqa: PLC0415 - an extra, and nothing that a coordinator needs
 
     sections = "\n".join(
         f"<h2>{heading}</h2>\n{figure.to_html(full_html=False, include_plotlyjs=False, config={'displaylogo': False})}"
-        for heading, figure in _figures(study)
+        for heading, figure in _figures(row, trials)
     )
-    return PAGE.format(title=html.escape(title), library=get_plotlyjs(), sections=sections)
+    title = html.escape(f"Study {row.study_id}: {row.algorithm} in {row.environment}")
+    return PAGE.format(title=title, library=get_plotlyjs(), sections=sections)
 
 
-def _figures(study: optuna.Study) -> Iterator[tuple[str, "Figure"]]:
-    show = optuna.visualization
+def _figures(row: StudyRow, trials: Sequence[TrialRow]) -> Iterator[tuple[str, "Figure"]]:
+    show, study = optuna.visualization, optuna_study(row, trials)
     several = len(study.directions) > 1
-    score: Callable[[FrozenTrial], float] | None = (lambda trial: float(trial.values[0])) if several else None
+    score: _Target = (lambda trial: float(trial.values[0])) if several else None
     yield "Optimization history", show.plot_optimization_history(study, target=score, target_name="score")
     if several:
         yield "Pareto front", show.plot_pareto_front(study, target_names=list(AIMS))
-    varied = _varied(study)
-    if not varied:
-        return
-    yield "Slice", show.plot_slice(study, params=varied, target=score, target_name="score")
-    yield "Parallel coordinate", show.plot_parallel_coordinate(study, params=varied, target=score, target_name="score")
-    drawn = varied
-    if sum(trial.state is TrialState.COMPLETE for trial in study.trials) >= FEWEST:
+    if varied := _varied(study):
+        yield "Slice", show.plot_slice(study, varied, target=score, target_name="score")
+        yield "Parallel coordinate", show.plot_parallel_coordinate(study, varied, target=score, target_name="score")
+    space = _space(row)
+    inside = optuna_study(row, [trial for trial in trials if is_inside(space, trial.hyperparameters)])
+    yield from _of_the_space(inside, score)
+
+
+def _of_the_space(study: optuna.Study, score: _Target) -> Iterator[tuple[str, "Figure"]]:
+    """What is told of the space that was searched; an incumbent outside of it would stretch it."""
+    show, drawn = optuna.visualization, _varied(study)
+    if drawn and len(_completed(study)) >= FEWEST:
         evaluator = PedAnovaImportanceEvaluator()
-        drawn = list(get_param_importances(study, evaluator=evaluator, params=varied, target=score))
-        figure = show.plot_param_importances(study, evaluator, varied, target=score, target_name="score")
+        figure = show.plot_param_importances(study, evaluator, drawn, target=score, target_name="score")
+        drawn = list(get_param_importances(study, evaluator=evaluator, params=drawn, target=score))
         yield "Importances", figure
     if len(drawn) > 1:
-        yield "Contours", show.plot_contour(study, params=drawn[:CONTOURS], target=score, target_name="score")
+        figure = show.plot_contour(study, drawn[:CONTOURS], target=score, target_name="score")
+        yield "Contours", figure.update_layout(height=CONTOUR_HEIGHT)
+
+
+def _completed(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def _varied(study: optuna.Study) -> list[str]:
     """Keys that every completed trial has, and that differ between them."""
-    completed = [trial.params for trial in study.trials if trial.state is TrialState.COMPLETE]
-    names = [name for name in (completed[0] if completed else {}) if all(name in params for params in completed)]
-    return [name for name in names if len({params[name] for params in completed}) > 1]
+    tried = [trial.params for trial in _completed(study)]
+    names = [name for name in (tried[0] if tried else {}) if all(name in params for params in tried)]
+    return [name for name in names if len({params[name] for params in tried}) > 1]

@@ -158,9 +158,9 @@ def _write_plots(file: Path, row: StudyRow, trials: list[TrialRow]) -> None:
     if not any(trial.phase == "search" and trial.stage == "completed" for trial in trials):
         raise CommandRefused(f"study {row.study_id} has no completed search trial to plot")
     try:
-        from tars.automl_worker.plots import optuna_study, plots  # noqa: PLC0415 - an extra, and slow to load
+        from tars.automl_worker.plots import plots  # noqa: PLC0415 - an extra, and slow to load
 
-        page = plots(optuna_study(row, trials), title=f"Study {row.study_id}: {row.algorithm} in {row.environment}")
+        page = plots(row, trials)
     except ModuleNotFoundError as error:
         raise MissingExtra(f"--html needs {error.name}: pip install 'tars-rl[plots]'") from error
     try:

@@ -25,9 +25,7 @@ from tars.schemas.study import StudyFinished
 LOOK_SECONDS: Final = 0.5
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it."""
-AWAY: Final = (
-    "NATS or the consumers are away: the study goes on where its workers can, and so does this when they are back"
-)
+AWAY: Final = "NATS or the consumers are away; the study goes on where its workers can"
 
 Told = Callable[[Standing | None], None]
 """Gets how far the study has come; None: nobody answers."""
@@ -110,17 +108,17 @@ def _picture() -> Iterator[Told]:
 
 def picture(now: Standing) -> RenderableType:
     """A bar for the search, one for the held-out seeds, and a line for each candidate."""
-    grid = Table.grid(padding=(0, 2))
+    bars = Table.grid(padding=(0, 2))
     if now.trials:
-        grid.add_row("search", _bar(now.done, now.trials), f"{now.done} of {now.trials} trials")
-        grid.add_row("", "", _searched(now))
+        bars.add_row("search", _bar(now.done, now.trials), f"{now.done} of {now.trials} trials")
     if now.phase != "search" or not now.trials:
         pairs = f"{now.pairs} of {now.pairs_asked} pairs, then a look" if now.pairs_asked else "about to begin"
-        grid.add_row("held-out seeds", _bar(now.pairs, now.pairs_asked), pairs)
+        bars.add_row("held-out seeds", _bar(now.pairs, now.pairs_asked), pairs)
     if now.phase == "ablation":
         put_back = f"{now.put_back} of {now.put_back_asked} trials"
-        grid.add_row("one key put back", _bar(now.put_back, now.put_back_asked), put_back)
-    return Group(grid, *(Text(f"  {weighed(one)}") for one in now.weighed))
+        bars.add_row("one key put back", _bar(now.put_back, now.put_back_asked), put_back)
+    lines = [_searched(now)] if now.trials else []
+    return Group(bars, *(Text(f"  {line}") for line in [*lines, *map(weighed, now.weighed)]))
 
 
 def _bar(done: int, total: int) -> ProgressBar:
