@@ -9,18 +9,14 @@ from rich.text import Text
 from tars.cli.output import clock, gain_text, number, out, show_rows, values_text
 from tars.cli.pictures import Line, Whisker, bar, paired_dots
 from tars.cli.standing import changed
+from tars.dashboard.wording import STARTED, aim, points
 from tars.dashboard.wording import number as short
-from tars.dashboard.wording import points
-from tars.schemas.evidence import Evidence, KeyWorth, Start, Verdict
+from tars.schemas.evidence import Evidence, KeyWorth, Verdict
 from tars.schemas.hyperparameters import Value
 from tars.schemas.study import FrontPoint, StudyFinished
 from tars.schemas.views import StudyRow, TrialRow
 
 COLOURS: Final = {Verdict.BETTER: "green", Verdict.NOT_BETTER: "red", Verdict.INCONCLUSIVE: "yellow"}
-STARTED: Final[Mapping[Start, str]] = {
-    "scratch": "from fresh weights",
-    "snapshot": "on from a snapshot of the running agent",
-}
 FRONT_LINES: Final = 12
 BAR: Final = 20
 
@@ -40,8 +36,8 @@ def show_row(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     """A study as far as it has come, and its trials."""
     whom = ", ".join(row.agents) or "no agents"
     out.print(f"[bold]{row.study_id}[/] {row.stage}: {row.algorithm} in {row.environment} for {whom}", highlight=False)
-    asked = f"objective {row.objective}, trained {STARTED[row.start]}, started {clock(row.started_at)} by {row.by}"
-    out.print(asked, highlight=False, markup=False)
+    out.print(f"objective: {aim(row.objective, row.weights)}; trained {STARTED[row.start]}", highlight=False)
+    out.print(f"started {clock(row.started_at)} by {row.by}", highlight=False, markup=False)
     counts = f"{row.completed} trials completed, {row.pruned} pruned, {row.failed} failed of {row.trials}"
     out.print(f"{counts}; {row.confirmations} on held-out seeds", highlight=False)
     if row.error:
