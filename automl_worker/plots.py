@@ -29,8 +29,6 @@ CONTOURS: Final = 3
 """The most important keys, which contours are drawn of: more would be too small to read."""
 CONTOUR_HEIGHT: Final = 700
 """Pixels."""
-_Target = Callable[[FrozenTrial], float] | None
-"""Which of several objectives is drawn; None: there is one."""
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -148,7 +146,7 @@ def plots(row: StudyRow, trials: Sequence[TrialRow]) -> str:
 def _figures(row: StudyRow, trials: Sequence[TrialRow]) -> Iterator[tuple[str, "Figure"]]:
     show, study = optuna.visualization, optuna_study(row, trials)
     several = len(study.directions) > 1
-    score: _Target = (lambda trial: float(trial.values[0])) if several else None
+    score: Callable[[FrozenTrial], float] | None = (lambda trial: float(trial.values[0])) if several else None
     yield "Optimization history", show.plot_optimization_history(study, target=score, target_name="score")
     if several:
         yield "Pareto front", show.plot_pareto_front(study, target_names=list(AIMS))
@@ -156,20 +154,20 @@ def _figures(row: StudyRow, trials: Sequence[TrialRow]) -> Iterator[tuple[str, "
         yield "Slice", show.plot_slice(study, varied, target=score, target_name="score")
         yield "Parallel coordinate", show.plot_parallel_coordinate(study, varied, target=score, target_name="score")
     space = _space(row)
-    inside = optuna_study(row, [trial for trial in trials if is_inside(space, trial.hyperparameters)])
-    yield from _of_the_space(inside, score)
+    by_score = row.model_copy(update={"objective": "reward"}) if several else row
+    inside = [trial for trial in trials if is_inside(space, trial.hyperparameters)]
+    yield from _of_the_space(optuna_study(by_score, inside))
 
 
-def _of_the_space(study: optuna.Study, score: _Target) -> Iterator[tuple[str, "Figure"]]:
+def _of_the_space(study: optuna.Study) -> Iterator[tuple[str, "Figure"]]:
     """What is told of the space that was searched; an incumbent outside of it would stretch it."""
     show, drawn = optuna.visualization, _varied(study)
     if drawn and len(_completed(study)) >= FEWEST:
         evaluator = PedAnovaImportanceEvaluator()
-        figure = show.plot_param_importances(study, evaluator, drawn, target=score, target_name="score")
-        drawn = list(get_param_importances(study, evaluator=evaluator, params=drawn, target=score))
-        yield "Importances", figure
+        yield "Importances", show.plot_param_importances(study, evaluator, drawn, target_name="score")
+        drawn = list(get_param_importances(study, evaluator=evaluator, params=drawn))
     if len(drawn) > 1:
-        figure = show.plot_contour(study, drawn[:CONTOURS], target=score, target_name="score")
+        figure = show.plot_contour(study, drawn[:CONTOURS], target_name="score")
         yield "Contours", figure.update_layout(height=CONTOUR_HEIGHT)
 
 

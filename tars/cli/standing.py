@@ -4,13 +4,16 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tars.schemas.evidence import PairedScore, Verdict
 from tars.schemas.hyperparameters import Value, Values, all_same, same
 from tars.schemas.message import Frozen
 from tars.schemas.trial import Phase
 from tars.schemas.views import StudyRow, TrialRow
+
+if TYPE_CHECKING:
+    from tars.automl_worker.evidence import Look
 
 WINDOW: Final = timedelta(seconds=60)
 """Over which the pace is taken, as soon as a watcher has watched for so long; before, over the whole study."""
@@ -148,19 +151,19 @@ def _weighing(
     found = Weighing(change=changed(row.incumbent, values), asked=len(tried), pairs=len(done))
     pairs = [pair for old, new in done if (pair := _pair(row, old, new))]
     test = _test()
-    if test is None or not pairs:
+    if test is None:
         return found
-    look = sum(len(done) >= size for size in test.LOOKS)
-    seeds = {new.seed for _, new in done[: test.LOOKS[max(look, 1) - 1]]}
-    threshold = row.threshold or 0.0
-    now = test.assess(pairs, max(look, 1), threshold=threshold, candidates=candidates)
-    at_look = test.assess(
-        [p for p in pairs if p.seed in seeds], max(look, 1), threshold=threshold, candidates=candidates
-    )
-    verdict = at_look.verdict if look else None
-    return found.model_copy(
-        update={"gain": now.gain, "gain_low": now.gain_low, "gain_high": now.gain_high, "verdict": verdict}
-    )
+    looks = sum(len(done) >= size for size in test.LOOKS)
+    seeds = {new.seed for _, new in done[: test.LOOKS[looks - 1]]} if looks else set()
+
+    def look(pairs: Sequence[PairedScore]) -> "Look":
+        seen: Look = test.assess(pairs, max(looks, 1), threshold=row.threshold or 0.0, candidates=candidates)
+        return seen
+
+    now = look(pairs)
+    gain = {"gain": now.gain, "gain_low": now.gain_low, "gain_high": now.gain_high} if pairs else {}
+    verdict = look([pair for pair in pairs if pair.seed in seeds]).verdict if looks else None
+    return found.model_copy(update={**gain, "verdict": verdict})
 
 
 def _pair(row: StudyRow, old: TrialRow, new: TrialRow) -> PairedScore | None:
