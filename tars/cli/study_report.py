@@ -126,7 +126,7 @@ def show_seeds(evidence: Evidence) -> None:
     if picture:
         out.print(*picture, sep="\n")
         out.print(
-            f"          {len(evidence.scores)} seeds, trained {STARTED[evidence.start]}; ○ as it is, ● changed",
+            f"          {len(evidence.scores)} seeds, {STARTED[evidence.start]}: ○ as it is, ● changed",
             style="dim",
             highlight=False,
         )
