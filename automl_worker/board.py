@@ -47,9 +47,7 @@ def value(started: StudyStarted, board: Board, number: int) -> float | None:
     found = board.completed(number)
     if found is None or started.objective != "penalty":
         return None if found is None else found.score
-    if found.conflict is None or found.latency is None:
-        return None
-    return found.score - started.weights.conflict * found.conflict - started.weights.latency * found.latency
+    return started.weights.penalised(found.score, found.conflict, found.latency)
 
 
 def told(started: StudyStarted, board: Board, number: int) -> tuple[float, ...]:

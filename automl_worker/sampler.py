@@ -82,7 +82,7 @@ def as_study(
     space = space_of(algorithm, searched, in_game=in_game)
     distributions = _distributions(algorithm, space)
     study = optuna.create_study(directions=DIRECTIONS if objective == "pareto" else DIRECTIONS[:1])
-    study.add_trials([_told(space, distributions, asked) for asked in history if _is_inside(space, asked.point)])
+    study.add_trials([_told(space, distributions, asked) for asked in history if is_inside(space, asked.point)])
     return study
 
 
@@ -96,7 +96,7 @@ def _sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampl
     )
 
 
-def _is_inside(space: Mapping[str, Search], point: Mapping[str, Value]) -> bool:
+def is_inside(space: Mapping[str, Search], point: Mapping[str, Value]) -> bool:
     """An incumbent may lie outside of where the study looks; then its score teaches the sampler nothing."""
     return all(_holds(search, point[name]) for name, search in space.items())
 

@@ -6,14 +6,16 @@ from contextlib import aclosing, contextmanager
 from typing import Any, Final, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from pydantic import TypeAdapter
 
 from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused, Outcome, StudyOptions, well_formed
 from tars.runtime.bus import fresh_id
+from tars.runtime.journal import History
 from tars.schemas.errors import TarsError
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
-from tars.schemas.message import Command, Event, Report
+from tars.schemas.message import Command, Event, Id, Report
 from tars.schemas.queries import Ask
 from tars.schemas.study import StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
 from tars.schemas.update import (
@@ -49,6 +51,7 @@ UPDATE_ENDS: Final = (
 STUDY_ENDS: Final = (StudyFinished, StudyStopped, StudyFailed)
 
 Heard = Callable[[Event], None]
+_ID: Final[TypeAdapter[str]] = TypeAdapter(Id)
 
 
 class StudyEnded(TarsError):
@@ -109,7 +112,12 @@ class Client:
         return StudyHandle(self, command.study_id)
 
     def fork(
-        self, agent_id: str, changes: Sequence[Mapping[str, Value]], **options: Unpack[StudyOptions]
+        self,
+        agent_id: str,
+        changes: Sequence[Mapping[str, Value]],
+        *,
+        study_id: str | None = None,
+        **options: Unpack[StudyOptions],
     ) -> "StudyHandle":
         """Ask whether each of up to three changes serves a running agent better than going on as it is.
 
@@ -120,7 +128,7 @@ class Client:
         options.setdefault("start", "snapshot")
         options.setdefault("explain", False)
         options.setdefault("propose", False)
-        return self.start_study(agents=(agent_id,), trials=0, **options)
+        return self.start_study(agents=(agent_id,), study_id=study_id, trials=0, **options)
 
     @well_formed()
     def propose(
@@ -235,6 +243,13 @@ class Client:
         """Send a measurement, without waiting for its storage."""
         self._portal.call(self._client.report, report)
 
+    @well_formed()
+    def events(self, noun: str, key: str) -> tuple[Event, ...]:
+        """Every event of a study, an update or an agent, from the ledger itself; empty: it knows none."""
+        _ID.validate_python(key)
+        history: History[Event] = self._portal.call(self._client.journal.read, noun, key)
+        return history.events
+
     def _query(self, name: str, ask: Ask | None = None) -> list[Any]:
         return self._portal.call(self._client.query, name, ask)
 
@@ -270,9 +285,9 @@ class Client:
         return next(iter(self._query("study", Ask(id=study_id))), None)
 
     @well_formed()
-    def trials(self, study_id: str) -> list[TrialRow]:
-        """A study's trials."""
-        return self._query("trials", Ask(id=study_id, limit=1000))
+    def trials(self, study_id: str, *, offset: int = 0, limit: int = 1000) -> list[TrialRow]:
+        """A study's trials by number, without the first `offset`; at most 1000."""
+        return self._query("trials", Ask(id=study_id, offset=offset, limit=limit))
 
     def conflicts(self, *, limit: int = 100) -> list[ConflictRow]:
         """Conflicts between the roles of the worlds, newest first."""

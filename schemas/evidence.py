@@ -34,6 +34,12 @@ class Weights(Frozen):
     latency: Annotated[float, Field(ge=0)] = 1.0
     """For each unit of latency a step."""
 
+    def penalised(self, score: float, conflict: float | None, latency: float | None) -> float | None:
+        """The objective penalty; None: the environment tells of no conflicts or no latency."""
+        if conflict is None or latency is None:
+            return None
+        return score - self.conflict * conflict - self.latency * latency
+
 
 class KeyWorth(Frozen):
     """What one key of a candidate is worth: the loss on held-out seeds when it alone is put back."""

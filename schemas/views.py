@@ -5,9 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from tars.schemas.evidence import Evidence
+from tars.schemas.evidence import Evidence, Objective, Start, Weights
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Frozen
+from tars.schemas.snapshot import SnapshotRef
+from tars.schemas.study import FrontPoint
 from tars.schemas.trial import Phase
 from tars.schemas.update import ApprovalMode, ReadBack, RolloutStage
 
@@ -112,6 +114,10 @@ class UpdateRow(Frozen):
     history: tuple[AuditEntry, ...] = ()
 
 
+FRONT_SHOWN = 50
+"""Points of a Pareto front that a row holds: a picture needs no more, and a row is read at every refresh."""
+
+
 class TrialRow(Frozen):
     """A trial of a study."""
 
@@ -122,10 +128,17 @@ class TrialRow(Frozen):
     hyperparameters: dict[str, Value]
     seed: int
     train_episodes: int
+    asked_at: datetime | None = None
+    ended_at: datetime | None = None
+    snapshot: str | None = None
+    """The name of the one it went on from; None: it started from fresh weights."""
     episode: int = 0
     """Episodes trained so far, from its newest report."""
     score: float | None = None
     exact_score: float | None = None
+    conflict: float | None = None
+    latency: float | None = None
+    """Conflicts and latency a step, while it was scored; None: the environment has none."""
     error: str | None = None
 
 
@@ -144,6 +157,17 @@ class StudyRow(Frozen):
     quick: bool
     incumbent: dict[str, Value]
     searched: tuple[str, ...]
+    start: Start = "scratch"
+    snapshots: tuple[SnapshotRef, ...] = ()
+    """What its trials go on from."""
+    objective: Objective = "reward"
+    weights: Weights = Weights()
+    threshold: float | None = None
+    """The held-out gain that makes a candidate BETTER; None: the row is older than this field."""
+    candidates: tuple[dict[str, Value], ...] = ()
+    """Changes that it was given to weigh; then nothing is searched."""
+    wall_seconds: float | None = None
+    propose: bool = True
     asked: int = 0
     completed: int = 0
     pruned: int = 0
@@ -155,6 +179,11 @@ class StudyRow(Frozen):
     """Of the search: the luckiest; evidence is what counts."""
     champion: dict[str, Value] | None = None
     evidence: Evidence | None = None
+    weighed: tuple[Evidence, ...] = ()
+    """Of every candidate, the champion's too: MOST_CANDIDATES at most."""
+    front: tuple[FrontPoint, ...] = ()
+    """Of the Pareto front the FRONT_SHOWN with the highest scores, with their searched keys alone."""
+    importances: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
 
 

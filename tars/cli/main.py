@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tars import __version__
 from tars.cli import fleet, processes, updates
 from tars.cli.demo import demo
+from tars.cli.fork import fork
 from tars.cli.output import err
 from tars.cli.studies import study
 from tars.runtime.settings import BadSetting
@@ -24,7 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(study, name="study")
 for command in (
-    processes.up, processes.run, processes.provision, demo, fleet.agents, fleet.stats,
+    processes.up, processes.run, processes.provision, demo, fork, fleet.agents, fleet.stats,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
 ):  # fmt: skip
     app.command()(command)
