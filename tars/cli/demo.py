@@ -35,7 +35,8 @@ from tars.schemas.views import AgentRow, StudyRow, UpdateRow
 ROLE: Final = "policy"
 TRIALS: Final = 20
 LOOK_SECONDS: Final = 0.5
-WARM_UP_EPISODES: Final = 4
+WARM_UP_EPISODES: Final = 6
+"""By then each agent has put its first snapshot into the store: the study starts from them."""
 SCORED_EPISODES: Final = 20
 """Newest episodes that a score before, or after, is the mean of."""
 AFTER_SECONDS: Final = 6.0
@@ -103,7 +104,7 @@ def _story(nats_url: str, *, once: bool) -> dict[str, Any]:
     with tars.connect(nats_url) as bus:
         agents = _learning(bus)
         before = _scores(bus, agents)
-        handle = bus.start_study(role=ROLE, trials=TRIALS, quick=True)
+        handle = bus.start_study(role=ROLE, trials=TRIALS, quick=True, start="snapshot")
         finished = _watch_study(bus, handle.study_id, agents)
         update_id = _release(bus, finished, once=once)
         events: list[str] = []

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from learners import Table
+from tars.agents import checkpoint
 from tars.agents.algorithm import Lane
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import Evaluation, Policy, RoleEnvironment
@@ -117,15 +118,30 @@ def test_trials_from_a_snapshot_go_on_from_what_was_learnt_with_values_and_chanc
     assert scores[2] != pytest.approx(fresh[2].exact_score, abs=0.05)
 
 
+def test_a_trial_from_a_snapshot_is_scored_against_the_partners_of_its_moment(played: bytes) -> None:
+    asked = trial(0, snapshot=REF)
+    snapshot = checkpoint.parse(played)
+    environment = RoleEnvironment("consensus", against=snapshot.partners_of("consensus"))
+    population = ALGORITHMS["a2c"](environment, [Lane(1, asked.hyperparameters)])
+    checkpoint.fork(population, 0, snapshot, asked.seed)
+    for _ in range(2):
+        population.episode()
+    found = run(asked, snapshot=played)[0]
+    assert found.score == population.evaluate(1, [asked.seed ^ EVALUATION]).score.item()
+    exact = population.exact_score()
+    assert exact is not None
+    assert found.exact_score == exact.item()
+
+
 def test_a_lane_that_is_refilled_goes_on_from_the_snapshot_as_it_would_alone(played: bytes) -> None:
     rates = (2e-3, 2e-3, 2e-3, 1e-6, 1e-6, 1e-6)
     asked = [with_rate(n, rate, train_episodes=8, rungs=(4,), snapshot=REF) for n, rate in enumerate(rates)]
-    late = trial(9, train_episodes=8, rungs=(), snapshot=REF)
-    found = run(*asked, waiting=[late.model_copy(update={"rungs": (4,)})], snapshot=played)
+    late = trial(9, study_id="other", train_episodes=8, rungs=(4,), snapshot=REF)  # of one study nobody is behind
+    found = run(*asked, waiting=[late], snapshot=played)
     (alone,) = run(late, snapshot=played).values()
     assert any(result.pruned_at == 4 for result in found.values())
-    assert 9 in found
-    assert found[9].pruned_at == 4 or found[9].exact_score == pytest.approx(alone.exact_score, abs=1e-4)
+    assert found[9].exact_score is not None
+    assert found[9].exact_score == pytest.approx(alone.exact_score, abs=1e-4)
 
 
 @pytest.mark.parametrize(
