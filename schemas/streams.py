@@ -135,6 +135,7 @@ ROLES: Mapping[str, Rights] = {
     ),
     "agents": Rights(("tars.event.agent.>", "tars.report.agent.>", "tars.report.game.>"), (), ("EVENTS", "AGENTS")),
     "consumers": Rights(("tars.reply.>",), (), ("EVENTS", "TRIALS", "REPORTS", "DEAD")),
+    "mlflow": Rights((), (), ("EVENTS", "TRIALS")),
 }
 """Who publishes what and works on which durable; the permissions of a shared server derive from it."""
 
