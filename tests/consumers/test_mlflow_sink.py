@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from prometheus_client import CollectorRegistry
 
 from examples import ADA, CHAMPION, EVIDENCE, EXAMPLES, HOLDER, STUDY
 from tars.automl_worker import app, trainer_app
 from tars.consumers.mlflow_sink import MlflowSink
-from tars.consumers.mlflow_store import MlflowClient, MlflowStore, mlflow
+from tars.consumers.mlflow_store import MlflowStore
 from tars.producers.async_client import AsyncClient
 from tars.runtime.app import Worker
 from tars.runtime.bus import Bus
@@ -146,11 +148,11 @@ def forget_positions(uri: str) -> None:
         client.set_experiment_tag(experiment.experiment_id, name, "0")
 
 
-def told(uri: str, *, view: int = mlflow.ViewType.ACTIVE_ONLY) -> list[dict[str, Any]]:
+def told(uri: str) -> list[dict[str, Any]]:
     """All that the store's runs hold, as plain data, by key."""
     client = MlflowClient(uri, uri)
     experiments = [found.experiment_id for found in client.search_experiments()]
-    runs = client.search_runs(experiments, run_view_type=view, max_results=5000)
+    runs = client.search_runs(experiments, run_view_type=ViewType.ACTIVE_ONLY, max_results=5000)
     found = [
         {
             "key": run.data.tags["tars.id"].partition("/")[2], "run": run.info.run_id, "status": run.info.status,
