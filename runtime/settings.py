@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     """On: who proposes may not approve. Auto: on when signatures tell two approvers apart."""
     rate_limit_per_minute: int = Field(30, ge=0, le=100_000)
     """Commands per sender; 0: none."""
+    use_mlflow: bool = False
+    """True: `tars up` runs the MLflow sink too, where the extra mlflow is installed."""
+    mlflow_tracking_uri: str | None = None
+    """MLflow store of the sink; unset: a SQLite file in TARS_DATA."""
     ack_wait_seconds: float = Field(30.0, ge=1.0, le=600.0)
     """How long a dead worker keeps its message or lease; set on the durables by `tars provision`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -63,7 +67,7 @@ class Settings(BaseSettings):
     tars_user: str = Field("", max_length=100)
     """Who sends commands from here; unset: the login name."""
 
-    @field_validator("nats_url", "redis_url", mode="before")
+    @field_validator("nats_url", "redis_url", "mlflow_tracking_uri", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -82,6 +86,11 @@ class Settings(BaseSettings):
     def redis(self) -> str | None:
         """The Redis server of a single worker; None: it does without."""
         return (self.redis_url or "redis://localhost:6379") if self.use_redis else None
+
+    @cached_property
+    def mlflow(self) -> str:
+        """The MLflow store of the sink."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.tars_data.absolute() / 'mlflow.db'}"
 
 
 def load_settings() -> Settings:

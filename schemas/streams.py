@@ -170,6 +170,7 @@ ROLES: Mapping[str, Rights] = {
         ("SNAPSHOTS",),
     ),
     "consumers": Rights(("tars.reply.>",), (), ("EVENTS", "TRIALS", "REPORTS", "DEAD")),
+    "mlflow": Rights((), (), ("EVENTS", "TRIALS")),
 }
 """Who publishes what and works on which durable; the permissions of a shared server derive from it."""
 

@@ -1,5 +1,6 @@
 """Real servers for tests: a fresh nats-server (and Valkey) for each test that asks, in a temporary folder."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported: tests tell its makers nothing
 
 ACK_WAIT = 2.0
 """Seconds: short, so that a killed worker's messages come back while a test waits."""

@@ -455,13 +455,18 @@ def test_a_wrong_setting_stops_each_role_with_one_line_that_names_it(
     assert "autonomous_threshold" in err
 
 
-def test_a_missing_extra_is_one_line_with_what_to_install(tars: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith("tars.agents")]:
+@pytest.mark.parametrize(
+    ("role", "missing", "modules"), [("agents", "torch", "tars.agents"), ("mlflow", "mlflow", "tars.consumers.mlflow")]
+)
+def test_a_missing_extra_is_one_line_with_what_to_install(
+    tars: Run, monkeypatch: pytest.MonkeyPatch, role: str, missing: str, modules: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in [name for name in sys.modules if name.startswith(modules)]:
         monkeypatch.delitem(sys.modules, name)
-    code, out, err = tars("run", "agents")
+    code, out, err = tars("run", role)
     assert (code, out) == (1, "")
-    assert err == "tars: agents needs torch: pip install 'tars-rl[agents]'\n"
+    assert err == f"tars: {role} needs {missing}: pip install 'tars-rl[{role}]'\n"
 
 
 def test_the_program_ends_with_the_exit_code_and_prints_json_alone(nats_server: Server) -> None:
