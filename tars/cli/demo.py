@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import select
 import signal
 import sys
@@ -28,9 +29,10 @@ from tars.producers.commands import CommandRefused
 from tars.runtime.settings import Settings, load_settings
 from tars.schemas.evidence import Verdict
 from tars.schemas.hyperparameters import Value, same
+from tars.schemas.message import Event
 from tars.schemas.study import StudyFinished
-from tars.schemas.update import ReadBack, UpdateConfirmed
-from tars.schemas.views import AgentRow, StudyRow, UpdateRow
+from tars.schemas.update import ReadBack, UpdateConfirmed, UpdateJudged, UpdateReloaded, UpdateRolledBack
+from tars.schemas.views import AgentRow, StudyRow
 
 ROLE: Final = "policy"
 TRIALS: Final = 20
@@ -41,6 +43,9 @@ SCORED_EPISODES: Final = 20
 """Newest episodes that a score before, or after, is the mean of."""
 AFTER_SECONDS: Final = 6.0
 """How long the agents learn on before the scores after are taken."""
+WATCH_EPISODES: Final = 20
+"""Shorter than by default, so that nobody waits; it finds only large harms."""
+ROLLOUT_SECONDS: Final = 180.0
 DEMO_APPROVER: Final = "demo-approver"
 
 
@@ -57,7 +62,7 @@ def demo(
 ) -> None:
     """Start everything, tune live agents, and ask for your approval."""
     mode = {"approval_mode": "autonomous_threshold"} if once else {}
-    settings = load_settings().model_copy(update={**mode, "use_quick_mode": True})
+    settings = load_settings().model_copy(update={**mode, "use_quick_mode": True, "watch_episodes": WATCH_EPISODES})
     with tempfile.TemporaryDirectory(prefix="tars-demo-") as folder:
         result = asyncio.run(_run(settings, Path(folder).resolve(), once=once, verbose=verbose))
     if result is not None:
@@ -107,15 +112,51 @@ def _story(nats_url: str, *, once: bool) -> dict[str, Any]:
         handle = bus.start_study(role=ROLE, trials=TRIALS, quick=True, start="snapshot")
         finished = _watch_study(bus, handle.study_id, agents)
         update_id = _release(bus, finished, once=once)
-        events: list[str] = []
-        last = bus.wait_for_update(update_id, timeout=None if not once else 60, heard=lambda e: events.append(e.kind))
-        if not isinstance(last, UpdateConfirmed):
+        told = Rollout(bus, update_id)
+        last = told.watch(time.monotonic() + (ROLLOUT_SECONDS if once else math.inf))
+        if not isinstance(last, UpdateConfirmed | UpdateRolledBack):
             raise DemoFailed(f"update {update_id} ended as {last.kind}")
-        after = _after(bus, agents)
-        row = bus.update(update_id)
-        result = _result(finished, update_id, row.read_backs if row else (), events)
-        _tell(result, row, before, after)
+        result = _result(finished, update_id, told)
+        _tell(result, told.read_backs, before, _after(bus, agents))
         return result
+
+
+class Rollout:
+    """Tells how the update fares: the canary, what its watch finds, and how it ends."""
+
+    def __init__(self, bus: Client, update_id: str) -> None:
+        self._bus, self._update_id = bus, update_id
+        self.events: list[Event] = []
+        self._printed = 0
+
+    def watch(self, until: float) -> Event:
+        """Wait until it has ended, and print what its history says meanwhile; raises DemoFailed at the moment `until`."""
+        while time.monotonic() < until:
+            self.events = []
+            try:
+                last = self._bus.wait_for_update(self._update_id, timeout=LOOK_SECONDS, heard=self.events.append)
+            except TimeoutError:
+                self._print()
+                continue
+            time.sleep(LOOK_SECONDS)  # the history that is asked for follows the ledger
+            self._print()
+            return last
+        raise DemoFailed(f"update {self._update_id} has not ended after {ROLLOUT_SECONDS:.0f} s")
+
+    def _print(self) -> None:
+        row = self._bus.update(self._update_id)
+        for entry in row.history[self._printed :] if row else ():
+            err.print(f"  {entry.text}", highlight=False, markup=False)
+        self._printed = len(row.history) if row else 0
+
+    @property
+    def read_backs(self) -> list[ReadBack]:
+        """Of the reloads to the new values, the first of each agent."""
+        found: dict[str, ReadBack] = {}
+        for event in self.events:
+            for back in event.read_backs if isinstance(event, UpdateReloaded) else ():
+                found.setdefault(back.agent_id, back)
+        return list(found.values())
 
 
 def _learning(bus: Client) -> tuple[str, ...]:
@@ -219,32 +260,35 @@ def _after(bus: Client, agents: tuple[str, ...]) -> dict[str, float]:
     return _scores(bus, agents)
 
 
-def _result(
-    finished: StudyFinished, update_id: str, read_backs: tuple[ReadBack, ...], events: list[str]
-) -> dict[str, Any]:
+def _result(finished: StudyFinished, update_id: str, told: Rollout) -> dict[str, Any]:
+    read_backs, evidence = told.read_backs, finished.evidence
     times = [back.milliseconds for back in read_backs]
-    evidence = finished.evidence
+    judged = [event for event in told.events if isinstance(event, UpdateJudged)]
     return {
         "study_id": finished.study_id,
         "trials": finished.completed + finished.pruned + finished.failed,
         "verdict": str(evidence.verdict) if evidence else None,
         "gain": evidence.gain if evidence else None,
         "update_id": update_id,
+        "outcome": told.events[-1].kind.split(".")[1],
+        "judged": [event.reason for event in judged],
         "agents_reloaded": len(read_backs),
         "reload_ms_p50": median(times) if times else None,
         "reload_ms_max": max(times) if times else None,
         "effective_equals_requested": bool(read_backs) and all(back.equal for back in read_backs),
         "weights_kept": bool(read_backs) and all(back.weights_kept for back in read_backs),
         "buffer_kept": bool(read_backs) and all(back.buffer_kept for back in read_backs),
-        "events": events,
+        "events": [event.kind for event in told.events],
     }
 
 
-def _tell(result: dict[str, Any], row: UpdateRow | None, before: dict[str, float], after: dict[str, float]) -> None:
+def _tell(
+    result: dict[str, Any], read_backs: Iterable[ReadBack], before: dict[str, float], after: dict[str, float]
+) -> None:
     table = Table(box=None, header_style="bold")
     for heading in ("agent", "reloaded in", "read back", "weights", "buffer", "score before", "now"):
         table.add_column(heading)
-    for back in row.read_backs if row else ():
+    for back in read_backs:
         table.add_row(
             back.agent_id,
             f"{back.milliseconds:.1f} ms",
@@ -256,4 +300,5 @@ def _tell(result: dict[str, Any], row: UpdateRow | None, before: dict[str, float
         )
     note = Text("scores before and now are a picture, not evidence: the agents were learning all along", style="dim")
     err.print(Group(table, note))
-    err.print(f"{result['update_id']}: confirmed; every event: tars history {result['update_id']}", highlight=False)
+    outcome, name = result["outcome"].replace("-", " "), result["update_id"]
+    err.print(f"{name}: {outcome}; every event: tars history {name}", highlight=False)
