@@ -130,7 +130,7 @@ class Rollout:
         self._printed = 0
 
     def watch(self, until: float) -> Event:
-        """Wait until it has ended, and print what its history says meanwhile; raises DemoFailed at the moment `until`."""
+        """Wait until it has ended, printing what its history says meanwhile; at `until` raises DemoFailed."""
         while time.monotonic() < until:
             self.events = []
             try:
