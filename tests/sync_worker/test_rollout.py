@@ -2,17 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
-from nats.aio.msg import Msg
+from interruptions import dies_at, interrupted
 
 from story import ADA, AGENTS, CHANGE, NOW, VALUES
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
-from tars.runtime.leases import RESUMPTIONS, Lease, hold
+from tars.runtime.leases import RESUMPTIONS, hold
 from tars.schemas.agent import ConfigureAgent
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
 from tars.schemas.streams import configure_subject
@@ -137,44 +136,9 @@ async def run(bus: Bus, *stages: Stage) -> tuple[UpdateEvent, ...]:
     return events
 
 
-class Dies(Exception):
-    """The process ends here."""
-
-
-class Interrupted(Lease[UpdateEvent]):
-    """A lease during whose appends, counted from 0, something else happens first; an error there ends its holder."""
-
-    happens: Callable[[int], Awaitable[None]]
-    appends = 0
-
-    async def append(self, decide: Callable[[History[UpdateEvent]], Sequence[UpdateEvent]]) -> tuple[UpdateEvent, ...]:
-        await self.happens(self.appends)
-        self.appends += 1
-        return await super().append(decide)
-
-
-async def interrupted(bus: Bus, happens: Callable[[int], Awaitable[None]]) -> Msg:
-    """Begin a rollout whose holder is interrupted; return its leasing message, to be given back."""
-    subscription = await bus.jetstream.pull_subscribe_bind(consumer="run-rollout", stream="EVENTS")
-    [message] = await subscription.fetch(1, timeout=5)
-    lease = Interrupted(bus, message, "first")
-    lease.happens = happens
-    with suppress(Dies):
-        await rollout(bus)(lease)
-    return message
-
-
-def dies_at(append: int) -> Callable[[int], Awaitable[None]]:
-    async def happens(number: int) -> None:
-        if number == append:
-            raise Dies
-
-    return happens
-
-
 async def confirmed(bus: Bus) -> None:
     """Run a rollout by hand: a cancelled holder's last request would take the next lease with it."""
-    message = await interrupted(bus, dies_at(-1))
+    message = await interrupted(bus, rollout(bus), dies_at(-1))
     await message.ack_sync()
     await ended(bus, Stage.CONFIRMED)
 
@@ -337,7 +301,7 @@ async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus,
         if number == 1:  # after its resumption, before its start
             await request_back(bus)
 
-    message = await interrupted(bus, happens)
+    message = await interrupted(bus, rollout(bus), happens)
     await message.ack_sync()
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
@@ -353,7 +317,7 @@ async def test_a_rollout_killed_between_two_steps_ends_the_same_and_configures_o
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
-    message = await interrupted(bus, dies_at(append))
+    message = await interrupted(bus, rollout(bus), dies_at(append))
     await message.nak()
     events = await run(bus, Stage.CONFIRMED)
     assert isinstance(events[-1], UpdateConfirmed)
@@ -372,7 +336,7 @@ async def test_a_way_back_killed_between_two_steps_ends_the_same_and_configures_
     await release(bus)
     await confirmed(bus)
     await request_back(bus)
-    message = await interrupted(bus, dies_at(append))
+    message = await interrupted(bus, rollout(bus), dies_at(append))
     await message.nak()
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
@@ -386,7 +350,7 @@ async def test_a_rollout_whose_holders_keep_dying_is_taken_back_and_fails(bus: B
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
-    message = await interrupted(bus, dies_at(2))
+    message = await interrupted(bus, rollout(bus), dies_at(2))
     for delivery in range(RESUMPTIONS):
         history: History[UpdateEvent] = await Journal(bus).read("update", "u")
         resumed = UpdateResumed(update_id="u", holder=f"dead-{delivery}", delivery=2)

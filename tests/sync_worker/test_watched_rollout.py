@@ -1,14 +1,17 @@
 """Rollouts of agents that report: a canary first, watched against the others; kept, taken back or begun anew."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from reporting_fleet import configurations, ended, release, reporting
+from interruptions import dies_at, interrupted
+from reporting_fleet import Learner, configurations, ended, release, reporting
 
+from story import ADA
 from tars.runtime.bus import Bus
-from tars.runtime.journal import Journal
+from tars.runtime.journal import History, Journal
 from tars.runtime.leases import hold
 from tars.schemas.effect import Plan
 from tars.schemas.update import (
@@ -16,6 +19,7 @@ from tars.schemas.update import (
     UpdateEvent,
     UpdateJudged,
     UpdateReloaded,
+    UpdateRollBackRequested,
     UpdateRolledBack,
     UpdateStarted,
 )
@@ -147,6 +151,58 @@ async def test_an_agent_that_finishes_while_it_is_compared_with_leaves_the_rollo
         events = await ended(bus, *OVER)
     assert isinstance(events[-1], UpdateConfirmed)
     assert await configurations(bus, gone) == []
+
+
+@pytest.mark.parametrize("append", range(7))
+async def test_a_watched_rollout_killed_between_any_two_events_ends_the_same(bus: Bus, append: int) -> None:
+    """Resumed, started, canary read back, judged, rest read back, judged, confirmed: each may be the last it writes."""
+    async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT):
+        await release(bus, *EIGHT)
+        message = await interrupted(bus, rollout(bus), dies_at(append))
+        await message.nak()
+        async with at_work(bus):
+            events = await ended(bus, *OVER)
+    assert isinstance(events[-1], UpdateConfirmed)
+    kinds = Counter(type(event) for event in events)
+    assert (kinds[UpdateStarted], kinds[UpdateReloaded], kinds[UpdateJudged], kinds[UpdateConfirmed]) == (1, 2, 2, 1)
+    for name in EIGHT:
+        assert [c.purpose for c in await configurations(bus, name)] == ["update"]
+
+
+async def test_a_canary_that_restarts_at_once_is_watched_on(bus: Bus) -> None:
+    async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT) as fleet, at_work(bus):
+        await release(bus, *EIGHT)
+        events = await ended(bus, Stage.RELOADED)
+        (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+        await fleet.agents[canary].stop("signal")
+        await fleet.join(fleet.learners[canary])
+        events = await ended(bus, *OVER)
+    assert isinstance(events[-1], UpdateConfirmed)
+
+
+async def test_an_agent_that_joins_during_a_rollout_is_no_part_of_it(bus: Bus) -> None:
+    async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT) as fleet, at_work(bus):
+        await release(bus, *EIGHT)
+        await ended(bus, Stage.RELOADED)
+        await fleet.join(Learner("late"))
+        await ended(bus, *OVER)
+        assert fleet.learners["late"].version == 0
+    assert await configurations(bus, "late") == []
+
+
+async def test_a_rollout_that_is_wanted_back_while_it_is_watched_goes_back(bus: Bus) -> None:
+    async with reporting(bus, lambda *_: 0.5, *EIGHT), at_work(bus):
+        await release(bus, *EIGHT)
+        events = await ended(bus, Stage.RELOADED)
+        (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+        history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+        wanted = UpdateRollBackRequested(update_id="u", by=ADA, reason="changed my mind", what="all")
+        await Journal(bus).append([wanted], history, cause="back")
+        events = await ended(bus, *OVER)
+    last = events[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert (last.by, last.reason) == (ADA, "changed my mind")
+    assert [c.purpose for c in await configurations(bus, canary)] == ["update", "rollback"]
 
 
 async def test_an_agent_that_falls_silent_is_lost_and_the_update_taken_back(bus: Bus) -> None:
