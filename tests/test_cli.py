@@ -337,7 +337,7 @@ def test_a_fork_says_of_each_candidate_whether_it_is_better(tars: Run, answered:
     assert f"{AGENT}: copies go on from its snapshot of episode 50" in err
     assert "learning_rate 0.0005: BETTER" in out
     assert "gamma 0.95, tau 0.5: BETTER" in out
-    assert out.count("8 seeds, on from a snapshot of the running agent") == 2
+    assert out.count("8 held-out seeds: ○ as it is, ● changed") == 2
 
 
 def test_a_fork_tells_programs_the_same(tars: Run, answered: None) -> None:
