@@ -27,7 +27,7 @@ from tars.runtime.provision import provision
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
 from tars.schemas.message import Message
-from tars.schemas.streams import DURABLES, STREAMS
+from tars.schemas.streams import BUCKETS, DURABLES, STREAMS
 from tars.schemas.study import StartStudy, StudyStopped
 from tars.sync_worker.app import worker as sync
 
@@ -369,7 +369,7 @@ def test_provision_makes_everything_once(tars: Run, nats_server: Server, monkeyp
     monkeypatch.setenv("NATS_URL", nats_server.url)
     first = rows(tars("provision", "--json"))
     assert set(first.values()) == {"created"}
-    assert len(first) == len(STREAMS) + len(DURABLES)
+    assert len(first) == len(STREAMS) + len(BUCKETS) + len(DURABLES)
     assert set(rows(tars("provision", "--json")).values()) == {"unchanged"}
 
 
