@@ -1,7 +1,7 @@
 """A study as Optuna knows one, rebuilt from its rows, and Optuna's own plots of it."""
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import optuna
@@ -27,8 +27,8 @@ AIMS: Final = ("score", "conflict", "latency")
 """Of a Pareto study, as DIRECTIONS has them."""
 CONTOURS: Final = 3
 """The most important keys, which contours are drawn of: more would be too small to read."""
-CONTOUR_HEIGHT: Final = 700
-"""Pixels."""
+HEIGHT: Final = 700
+"""Pixels, of what needs more than a plot has by itself."""
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -144,17 +144,18 @@ def plots(row: StudyRow, trials: Sequence[TrialRow]) -> str:
 
 
 def _figures(row: StudyRow, trials: Sequence[TrialRow]) -> Iterator[tuple[str, "Figure"]]:
-    show, study = optuna.visualization, optuna_study(row, trials)
-    several = len(study.directions) > 1
-    score: Callable[[FrozenTrial], float] | None = (lambda trial: float(trial.values[0])) if several else None
-    yield "Optimization history", show.plot_optimization_history(study, target=score, target_name="score")
-    if several:
-        yield "Pareto front", show.plot_pareto_front(study, target_names=list(AIMS))
-    if varied := _varied(study):
-        yield "Slice", show.plot_slice(study, varied, target=score, target_name="score")
-        yield "Parallel coordinate", show.plot_parallel_coordinate(study, varied, target=score, target_name="score")
-    space = _space(row)
+    """Of a Pareto study all but the front are of its score."""
+    show, several = optuna.visualization, row.objective == "pareto"
     by_score = row.model_copy(update={"objective": "reward"}) if several else row
+    study = optuna_study(by_score, trials)
+    yield "Optimization history", show.plot_optimization_history(study, target_name="score")
+    if several:
+        figure = show.plot_pareto_front(optuna_study(row, trials), target_names=list(AIMS))
+        yield "Pareto front", figure.update_layout(height=HEIGHT)
+    if varied := _varied(study):
+        yield "Slice", show.plot_slice(study, varied, target_name="score")
+        yield "Parallel coordinate", show.plot_parallel_coordinate(study, varied, target_name="score")
+    space = _space(row)
     inside = [trial for trial in trials if is_inside(space, trial.hyperparameters)]
     yield from _of_the_space(optuna_study(by_score, inside))
 
@@ -168,7 +169,7 @@ def _of_the_space(study: optuna.Study) -> Iterator[tuple[str, "Figure"]]:
         drawn = list(get_param_importances(study, evaluator=evaluator, params=drawn))
     if len(drawn) > 1:
         figure = show.plot_contour(study, drawn[:CONTOURS], target_name="score")
-        yield "Contours", figure.update_layout(height=CONTOUR_HEIGHT)
+        yield "Contours", figure.update_layout(height=HEIGHT)
 
 
 def _completed(study: optuna.Study) -> list[FrozenTrial]:

@@ -27,7 +27,7 @@ from tars.runtime.provision import provision
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
 from tars.schemas.message import Message
-from tars.schemas.streams import DURABLES, STREAMS
+from tars.schemas.streams import BUCKETS, DURABLES, STREAMS
 from tars.schemas.study import StartStudy, StudyStopped
 from tars.sync_worker.app import worker as sync
 
@@ -337,7 +337,7 @@ def test_a_fork_says_of_each_candidate_whether_it_is_better(tars: Run, answered:
     assert f"{AGENT}: copies go on from its snapshot of episode 50" in err
     assert "learning_rate 0.0005: BETTER" in out
     assert "gamma 0.95, tau 0.5: BETTER" in out
-    assert out.count("8 seeds, on from a snapshot of the running agent") == 2
+    assert out.count("8 held-out seeds: ○ as it is, ● changed") == 2
 
 
 def test_a_fork_tells_programs_the_same(tars: Run, answered: None) -> None:
@@ -369,7 +369,7 @@ def test_provision_makes_everything_once(tars: Run, nats_server: Server, monkeyp
     monkeypatch.setenv("NATS_URL", nats_server.url)
     first = rows(tars("provision", "--json"))
     assert set(first.values()) == {"created"}
-    assert len(first) == len(STREAMS) + len(DURABLES)
+    assert len(first) == len(STREAMS) + len(BUCKETS) + len(DURABLES)
     assert set(rows(tars("provision", "--json")).values()) == {"unchanged"}
 
 

@@ -55,7 +55,7 @@ def fork(
         handle = bus.fork(agent, candidates, study_id=study_id, propose=propose)
         origin = _origin(bus, handle.study_id)
         if origin is not None:
-            err.print(told_of(origin), highlight=False, markup=False)
+            err.print(told_of(origin), highlight=False, markup=False, soft_wrap=True)
         finished = watch(bus, handle.study_id)
         best = best_of(finished.weighed)
         update_id = _proposed(bus, finished.study_id) if propose and best else None
@@ -153,9 +153,11 @@ def _show(finished: StudyFinished, best: Evidence | None, update_id: str | None,
     if best is None:
         out.print("\nnone is better than going on as it is" + ("; nothing is proposed" if asked else ""))
     elif update_id is not None:
-        out.print(f"\n{update_id}: proposed; `tars approve {update_id}` lets it through", highlight=False)
+        out.print(
+            f"\n{update_id}: proposed; `tars approve {update_id}` lets it through", highlight=False, soft_wrap=True
+        )
     elif asked:
-        out.print("\nnot proposed yet: does a sync worker run, with HYPERPARAM_SYNC_ENABLED?", highlight=False)
+        out.print("\nnot proposed yet: does a sync worker run, with HYPERPARAM_SYNC_ENABLED?", soft_wrap=True)
 
 
 def _proposed(bus: Client, study_id: str) -> str | None:

@@ -12,7 +12,7 @@ from tars.cli.standing import changed
 from tars.dashboard.wording import STARTED, aim, points
 from tars.dashboard.wording import number as short
 from tars.schemas.evidence import Evidence, KeyWorth, Verdict
-from tars.schemas.hyperparameters import Value
+from tars.schemas.hyperparameters import Value, Values
 from tars.schemas.study import FrontPoint, StudyFinished
 from tars.schemas.views import StudyRow, TrialRow
 
@@ -29,7 +29,7 @@ def show_finished(finished: StudyFinished) -> None:
         out.print("no champion could be weighed")
         return
     _show_found(finished.evidence, finished.weighed)
-    show_front(finished.front)
+    show_front(finished.front, finished.evidence.incumbent)
 
 
 def show_row(row: StudyRow, trials: Sequence[TrialRow]) -> None:
@@ -46,7 +46,7 @@ def show_row(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     show_importances(row.importances)
     if row.evidence:
         _show_found(row.evidence, row.weighed)
-    show_front(row.front)
+    show_front(row.front, row.incumbent)
 
 
 def show_trials(row: StudyRow, trials: Sequence[TrialRow]) -> None:
@@ -74,7 +74,7 @@ def show_importances(importances: Mapping[str, float]) -> None:
 
 
 def _show_found(evidence: Evidence, weighed: Sequence[Evidence]) -> None:
-    out.print(Text("\nevidence", style="bold"))
+    out.print(Text(f"\nevidence, trained {STARTED[evidence.start]}", style="bold"))
     show_candidates(weighed or (evidence,))
     out.print(f"champion {values_text(change_of(evidence))}: {gain_text(evidence)}", highlight=False, markup=False)
     show_seeds(evidence)
@@ -126,13 +126,11 @@ def show_seeds(evidence: Evidence) -> None:
     if picture:
         out.print(*picture, sep="\n")
         out.print(
-            f"          {len(evidence.scores)} seeds, {STARTED[evidence.start]}: ○ as it is, ● changed",
-            style="dim",
-            highlight=False,
+            f"          {len(evidence.scores)} held-out seeds: ○ as it is, ● changed", style="dim", highlight=False
         )
 
 
-def show_front(front: Sequence[FrontPoint]) -> None:
+def show_front(front: Sequence[FrontPoint], incumbent: Values) -> None:
     """Trials that no other beats in everything."""
     if not front:
         return
@@ -141,7 +139,7 @@ def show_front(front: Sequence[FrontPoint]) -> None:
         "score": lambda p: f"{p.score:.3f}",
         "conflict": lambda p: f"{p.conflict:.3f}",
         "latency": lambda p: f"{p.latency:.3f}",
-        "values": lambda p: values_text(p.hyperparameters),
+        "changes": lambda p: values_text(changed(incumbent, p.hyperparameters)) or "none: the incumbent",
     }
     out.print()
     show_rows(f"Pareto front, {len(front)} trials", front[:FRONT_LINES], columns, as_json=False)
