@@ -86,9 +86,9 @@ def _ranked(started: StudyStarted, board: Board) -> list[int]:
     the incumbent; by score.
     """
     if started.objective == "pareto":
-        points, incumbent = front(started, board), board.completed(0)
+        incumbent, points = board.completed(0), [point for point in front(started, board) if point.number > 0]
         spared = [p for p in points if incumbent is None or _spares(p, incumbent.conflict, incumbent.latency)]
-        return [point.number for point in spared or points if point.number > 0]
+        return [point.number for point in spared or points]
     scored = ((found, n) for n in range(1, started.trials) if (found := value(started, board, n)) is not None)
     return [number for _, number in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]
 

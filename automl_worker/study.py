@@ -133,7 +133,7 @@ def _warm(searched: Sequence[str], incumbent: Values, champions: Sequence[Values
 
 
 def _defaults(algorithm: Algorithm, *, in_game: bool) -> dict[str, Value]:
-    return dict(algorithm.game_defaults) if in_game else algorithm.defaults
+    return dict(algorithm.game_defaults) if in_game else {**algorithm.defaults, **algorithm.parallel_defaults}
 
 
 def _searched(algorithm: Algorithm, *, in_game: bool) -> tuple[str, ...]:

@@ -66,6 +66,12 @@ def test_of_a_front_the_best_that_spares_conflict_and_latency_is_weighed() -> No
     assert (finished.evidence.conflict_gain or 0) < 0
 
 
+def test_a_front_on_which_only_the_incumbent_spares_itself_still_has_a_champion() -> None:
+    finished, _ = play(started(16, objective="pareto"), measured(fast=(0.9, 0.5, 0.5), calm=(0.6, 0.3, 0.3)))
+    assert finished.champion is not None
+    assert (finished.champion["learning_rate"] or 0) > 2e-3
+
+
 def test_with_other_objectives_no_trial_is_pruned_by_its_reward() -> None:
     for objective in ("penalty", "pareto"):
         study = started(8, objective=objective, quick=False, search_episodes=(50, 10))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from examples import ADA, EVIDENCE, GRACE, HOLDER, NOON, RUNNING
 from tars.automl_worker.study import Facts, Study, decide, evolve, replay, whole
 from tars.schemas.errors import Refused
-from tars.schemas.hyperparameters import DQN, Value
+from tars.schemas.hyperparameters import DQN, PPO, Value
 from tars.schemas.running import RunningAgent
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import (
@@ -73,6 +73,13 @@ def test_without_a_target_a_study_searches_from_the_games_defaults() -> None:
     assert event.base == {}
     assert event.incumbent == dict(DQN.game_defaults)
     assert event.environment == "policy"
+
+
+def test_a_study_of_ppo_elsewhere_starts_with_rollouts_that_fit_into_a_trial() -> None:
+    """SB3's 2048 steps are those of one environment; a trial has 1600 vector steps of 16."""
+    event = started(start(algorithm="ppo", environment="CartPole-v1", score_range=(0, 500)), facts())
+    assert event.incumbent == {**PPO.defaults, "n_steps": 128}
+    assert int(event.incumbent["n_steps"] or 0) * 4 < event.full_episodes[0] * 32
 
 
 SNAPSHOT = SnapshotRef(name="a.run-1.50", agent_id="a", sha256="0" * 64, episode=50, step=1600, version=0)
