@@ -12,7 +12,7 @@ from nats.errors import Error as NatsError
 from prometheus_client import CollectorRegistry, Gauge
 
 from tars.consumers.mlflow_records import Record, records, watched
-from tars.consumers.mlflow_store import MlflowAway, MlflowStore
+from tars.consumers.mlflow_store import MlflowAway, MlflowStore, Unwritable
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
@@ -77,18 +77,16 @@ class MlflowSink:
     async def _follow(self) -> None:
         """Tell from where MLflow says; raises MlflowAway, and Transient when NATS is away or the ledger is another."""
         subjects = [subject for subjects in STREAMS.values() for subject in subjects]
+        await self._measure()
         async with Bell.on(self._bus, *subjects) as bell:
-            await self._measure()
             store = await self._open(bell)
             while True:
                 end_if_cancelled()
                 bell.clear()
                 told = [await self._batch(store, stream) for stream in STREAMS]
                 self._is_back()
-                if any(told):
-                    continue
                 await self._measure()
-                if await bell.wait(IDLE_SECONDS):
+                if not any(told) and await bell.wait(IDLE_SECONDS):
                     await asyncio.sleep(GATHER_SECONDS)
 
     async def _open(self, bell: Bell) -> MlflowStore:
@@ -100,7 +98,9 @@ class MlflowSink:
         ledger = (first[0].headers or {})["Nats-Time-Stamp"]
         store = await asyncio.to_thread(MlflowStore, self._uri, self._artefacts, ledger)
         for stream in STREAMS:
-            self._at[stream] = await asyncio.to_thread(store.position, stream) + 1
+            position = await asyncio.to_thread(store.position, stream)
+            last = (await self._bus.stream(stream)).state.last_seq
+            self._at[stream] = position + 1 if position <= last else 1  # TRIALS alone was made anew
         return store
 
     async def _batch(self, store: MlflowStore, stream: str) -> bool:
@@ -108,12 +108,21 @@ class MlflowSink:
         page = await self._journal.page(stream, self._at[stream], BATCH)
         if not page:
             return False
-        found = [record for noun, key in _changed(page) for record in await self._records(noun, key)]
+        for noun, key in _changed(page):
+            for record in await self._records(noun, key):
+                await self._tell(store, record, key)
         last = int((page[-1].headers or {})["Nats-Sequence"])
-        await asyncio.to_thread(store.take, found)
         await asyncio.to_thread(store.remember, stream, last)
         self._at[stream] = last + 1
         return True
+
+    async def _tell(self, store: MlflowStore, record: Record, key: str) -> None:
+        """One at a time: who ends this process waits for one, not for a batch."""
+        end_if_cancelled()
+        try:
+            await asyncio.to_thread(store.take, record)
+        except Unwritable as error:
+            log.warning("MLflow does not take this", extra={"id": key, "error": str(error)})
 
     async def _records(self, noun: str, key: str) -> tuple[Record, ...]:
         subject, stream = (
@@ -132,7 +141,6 @@ class MlflowSink:
             last = (await self._bus.stream(stream)).state.last_seq
             self._waiting.labels(stream).set(last - at + 1)
             if last < at - 1:
-                self._at[stream] = 1
                 raise Transient(f"{stream} ends at {last}, and was read up to {at - 1}: it is another ledger")
 
 

@@ -26,7 +26,6 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from tars.consumers.mlflow_records import Champion, Record, Run, Standing
 from tars.schemas.errors import TarsError
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IDENTITY: Final = "tars.id"
@@ -90,16 +89,9 @@ class MlflowStore:
         """A stream has been told up to here: whoever goes on begins behind it."""
         self._client.set_experiment_tag(self._positions, self._position_of(stream), str(sequence))
 
-    def take(self, records: Sequence[Record]) -> None:
-        """Write records, in their order; one that MLflow will never take is logged and left out."""
-        for record in records:
-            try:
-                self._write(record)
-            except Unwritable as error:
-                log.warning("MLflow does not take this", extra={"record": _name(record), "error": str(error)})
-
     @_answering()
-    def _write(self, record: Record) -> None:
+    def take(self, record: Record) -> None:
+        """Write a record; raises Unwritable when MLflow will never take it."""
         match record:
             case Run():
                 self._run(record)
@@ -249,10 +241,6 @@ def _millis(at: datetime | None) -> int:
 
 def _run_id(run: mlflow.Run) -> str:
     return str(run.info.run_id)
-
-
-def _name(record: Record) -> str:
-    return record.key if isinstance(record, Run) else record.study_id
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from tars.schemas.trial import TrialFailed
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SILENT = {
     "study.resumed.v1", "update.refused.v1", "update.command-refused.v1", "update.released.v1", "update.resumed.v1",
-    "update.roll-back-requested.v1", "update.started.v1", "update.reloaded.v1",
+    "update.roll-back-requested.v1", "update.started.v1", "update.reloaded.v1", "update.judged.v1",
 }  # fmt: skip
 """Events of studies, trials and updates after which MLflow holds what it held before."""
 
