@@ -46,7 +46,7 @@ from tars.sync_worker.reload import (
 )
 from tars.sync_worker.reports import recent
 from tars.sync_worker.stages import ROLLOUT, Conclude, Observe, Step, Switch, canaries, next_step, taken_back
-from tars.sync_worker.way_back import WayBack, by_of, rolled_back
+from tars.sync_worker.way_back import WayBack, rolled_back
 
 GIVEN_UP: Final = "given up: its holders kept dying without a step"
 LONGEST: Final = timedelta(days=3)
@@ -190,14 +190,14 @@ class Rollout:
         self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, started: UpdateStarted
     ) -> tuple[dict[str, Expected], dict[str, str]]:
         """Send the new values; stop at the first agent that has another configuration, and name it."""
-        by, expected = by_of(replay(lease.history.events), proposal), dict[str, Expected]()
+        approval, expected = replay(lease.history.events).approval, dict[str, Expected]()
         twin = 2 * started.slots if started.twins else 0
         for agent_id in step.agents:
             message_id, base = update_message_id(lease.key, agent_id, step.attempt), proposal.base[agent_id]
             if step.attempt > 1:
                 version, newest = await self.fleet.newest(agent_id)
                 base = version if newest == anew_id(lease.key, agent_id) else base
-            command = update_command(proposal, agent_id, base, by, twin)
+            command = update_command(proposal, agent_id, base, approval, twin)
             try:
                 version = await self.fleet.send(command, message_id)
             except Conflict as conflict:
