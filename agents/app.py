@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from tars.agents.game import JointPlay
+from tars.agents.guard import Guard
 from tars.agents.host import LiveAgent, last_run, until_possible
 from tars.agents.keeper import Keeper, Taken
 from tars.agents.world import EPISODES_PER_SECOND, Episode, Player, Spell, Start, World, starts
@@ -67,7 +68,8 @@ class Host:
             if before[agent_id].applied:
                 begin[role] = Start(before[agent_id].values, before[agent_id].applied)
         world = World(world_id, begin, seed=int(world_id), tell=self._tell, keep=self._keep, pace=self._pace)
-        agents = [LiveAgent(worker.bus, player, self._keeper) for player in world.players]
+        guard = Guard(worker.settings)
+        agents = [LiveAgent(worker.bus, player, self._keeper, guard) for player in world.players]
         self._runs |= {agent.agent_id: agent.run_id for agent in agents}
         restored = {player.agent_id: await _restored(worker.bus, player) for player in world.players}
         world.start()

@@ -13,10 +13,11 @@ from typing import Final, Literal, Protocol, TypeVar
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from tars.agents.guard import Guard, Standing
 from tars.agents.keeper import Keeper, Taken
-from tars.runtime.bus import Bus, fresh_id
+from tars.runtime.bus import Bus, Stored, fresh_id
 from tars.runtime.delivery import Unreadable, put_aside
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import History, Journal, stored_time
 from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.schemas.agent import (
     AgentAccepted,
@@ -115,8 +116,9 @@ class Learner(Protocol):
 class LiveAgent:
     """One agent on the bus. Configurations are applied in the order of their versions, each at most once."""
 
-    def __init__(self, bus: Bus, learner: Learner, keeper: Keeper | None = None) -> None:
+    def __init__(self, bus: Bus, learner: Learner, keeper: Keeper | None = None, guard: Guard | None = None) -> None:
         self._bus, self._journal, self.learner, self._keeper = bus, Journal(bus), learner, keeper
+        self._guard = guard
         self._telling: asyncio.Task[None] | None = None
         self.agent_id, self.run_id = learner.agent_id, fresh_id("run")
         self.heard = 0
@@ -171,20 +173,21 @@ class LiveAgent:
         """Read the newest configuration: at the start, after a reconnect, and now and then."""
         newest = await until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
         if newest is not None:
-            sequence, message_id, body = newest
-            await self._offer(sequence, message_id, f"tars.command.agent.configure.v1.{self.agent_id}", body)
+            await self._offer(newest, f"tars.command.agent.configure.v1.{self.agent_id}")
 
     async def _on_live(self, message: Msg) -> None:
         headers = message.headers or {}
         if headers.get("Nats-Stream") == "AGENTS" and headers.get("Nats-Sequence", "").isdigit():
-            subject = headers.get("Nats-Subject", "")
-            await self._offer(int(headers["Nats-Sequence"]), headers.get("Nats-Msg-Id", ""), subject, message.data)
+            time = stored_time(headers["Nats-Time-Stamp"])
+            stored = Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Msg-Id", ""), message.data, time)
+            await self._offer(stored, headers.get("Nats-Subject", ""))
 
-    async def _offer(self, version: int, message_id: str, subject: str, body: bytes) -> None:
+    async def _offer(self, stored: Stored, subject: str) -> None:
+        version, message_id, body, time = stored
         async with self._one_at_a_time:  # live and read messages may interleave
             if version <= self.heard:
                 return
-            self.heard = version
+            before, self.heard = self.heard, version
             try:
                 command = decode(subject, body)
             except Poison as error:
@@ -192,11 +195,24 @@ class LiveAgent:
                 self._refuse(f"AGENTS-{version}", version, UNREADABLE, [f"{error.reason}: {error}"])
                 return
             if isinstance(command, ConfigureAgent):
-                await self._configure(version, message_id or f"AGENTS-{version}", command)
+                barred = await self._barred(command, Standing(before, self.learner.values(), time))
+                await self._configure(version, message_id or f"AGENTS-{version}", command, barred)
 
-    async def _configure(self, version: int, cause: str, command: ConfigureAgent) -> None:
+    async def _barred(self, command: ConfigureAgent, now: Standing) -> list[str]:
+        """Why this agent does not take its word that the values were approved."""
+        if self._guard is None:
+            return []
+        past: tuple[AgentEvent, ...] = ()
+        if self._guard.asks_for_past(command, now):
+            if self._telling is not None:
+                await self._telling
+            history: History[AgentEvent] = await until_possible(lambda: self._journal.read("agent", self.agent_id))
+            past = (*history.events, *(event for _, event in self._outbox))
+        return self._guard.objections(command, now, past)
+
+    async def _configure(self, version: int, cause: str, command: ConfigureAgent, barred: Sequence[str]) -> None:
         running = self.learner.values()
-        if reasons := self._objections(command, running):
+        if reasons := [*barred, *self._objections(command, running)]:
             self._refuse(cause, version, command.update_id, reasons)
             return
         changed = [name for name, value in command.values.items() if running.get(name) != value]

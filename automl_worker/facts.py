@@ -65,6 +65,7 @@ async def gather(
         id=envelope.id,
         time=envelope.time,
         by=envelope.by,
+        barred=envelope.barred,
         late=envelope.late,
         agents=agents,
         threshold=settings.autonomous_threshold,

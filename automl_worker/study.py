@@ -45,6 +45,8 @@ class Facts:
     id: str
     time: datetime
     by: By
+    barred: str | None = None
+    """Why whoever sent it may not, where only signed commands of those with a role count."""
     late: bool = False
     agents: Mapping[str, RunningAgent] = field(default_factory=dict)
     """The agents that the study is for: those named, or all of the role."""
@@ -62,8 +64,8 @@ class Facts:
 
 def decide(state: Study, command: StudyCommand, facts: Facts) -> list[StudyEvent]:
     """Say what happens because of `command`; raises Refused with every reason why nothing does."""
-    if facts.late:
-        raise Refused("it came after its deadline")
+    if reason := facts.barred or ("it came after its deadline" if facts.late else None):
+        raise Refused(reason)
     match command:
         case StartStudy():
             return _start(state, command, facts)

@@ -53,8 +53,9 @@ def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR
             change = {"stage": "refused", "reasons": event.reasons, "agents": event.agents}
             return f"refused: {'; '.join(event.reasons)}", change
         case UpdateApproved():
-            how = "approved on hold" if event.hold else "approved"
-            change = {"stage": "approved", "approved_by": str(event.by), "mode": event.mode}
+            how = f"approved{' on hold' if event.hold else ''}{' (single operator)' if event.single_operator else ''}"
+            by = f"{event.by} (single operator)" if event.single_operator else str(event.by)
+            change = {"stage": "approved", "approved_by": by, "mode": event.mode}
             return f"{how}{_because(event.reason)}", change
         case UpdateRejected():
             return f"rejected{_because(event.reason)}", {"stage": "rejected", "reasons": _some(event.reason)}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import Any, Final, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -59,15 +60,16 @@ class StudyEnded(TarsError):
 
 
 @contextmanager
-def connect(nats_url: str | None = None, *, user: str | None = None) -> Iterator["Client"]:
+def connect(nats_url: str | None = None, *, user: str | None = None, key: Path | None = None) -> Iterator["Client"]:
     """Connect a script to TARS.
 
     nats_url: the server; unset: NATS_URL, else the `tars up` that runs in the data folder. user: who sends commands;
-    unset: TARS_USER, else the login name. Raises Unreachable when no server answers.
+    unset: the operator of the data folder, else TARS_USER, else the login name. key: the file that signs them; unset:
+    TARS_KEY, else the data folder's key of the user. Raises Unreachable when no server answers, BadKey.
     """
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(AsyncClient.connect(nats_url, user=user)) as client,
+        portal.wrap_async_context_manager(AsyncClient.connect(nats_url, user=user, key=key)) as client,
     ):
         yield Client(portal, client)
 

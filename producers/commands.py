@@ -19,6 +19,7 @@ from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Command
 from tars.schemas.study import Sampler
 from tars.schemas.trial import Normalize
+from tars.schemas.update import APPLY_WITHIN, ApproveUpdate, UpdateProposed, content_of
 
 DEADLINE: Final = timedelta(seconds=60)
 """How long a person waits for a command; afterwards it is refused."""
@@ -99,6 +100,15 @@ def with_deadline(command: C, after: timedelta = DEADLINE) -> C:
     if command.deadline is not None:
         return command
     return command.model_copy(update={"deadline": datetime.now(UTC) + after})
+
+
+def endorsing(command: ApproveUpdate, proposed: UpdateProposed) -> ApproveUpdate:
+    """Return an approval that names what it approves, and until when agents may take it, unless it does so already."""
+    named = {
+        "content": command.content or content_of(proposed).digest(),
+        "apply_until": command.apply_until or datetime.now(UTC) + APPLY_WITHIN,
+    }
+    return command.model_copy(update=named)
 
 
 def seconds_left(command: Command) -> float:

@@ -20,6 +20,7 @@ from tars.runtime.delivery import Delivery
 from tars.runtime.journal import Journal
 from tars.runtime.provision import check_provisioned
 from tars.runtime.settings import Settings
+from tars.runtime.signing import TrustFile
 from tars.schemas.errors import TarsError
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Worker:
 
     def _context(self) -> dict[str, Any]:
         own = {"settings": self.settings, "bus": self.bus, "journal": Journal(self.bus)}
+        own["trust"] = TrustFile(self.settings.trust)
         return own | {"ack_wait": self.settings.ack_wait_seconds} | dict(self.context)
 
     def _broker(self) -> NatsBroker:

@@ -65,9 +65,13 @@ class Settings(BaseSettings):
     tars_data: Path = Path(".tars")
     """Folder of `tars up`."""
     tars_user: str = Field("", max_length=100)
-    """Who sends commands from here; unset: the login name."""
+    """Who sends commands from here, where no key says so; unset: the login name."""
+    tars_key: Path | None = None
+    """Key file that signs commands from here; unset: keys/operator.key in TARS_DATA, where there is one."""
+    tars_trust: Path | None = None
+    """Who may do what; unset: trust.toml in TARS_DATA, where there is one."""
 
-    @field_validator("nats_url", "redis_url", "mlflow_tracking_uri", mode="before")
+    @field_validator("nats_url", "redis_url", "mlflow_tracking_uri", "tars_key", "tars_trust", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -76,6 +80,11 @@ class Settings(BaseSettings):
     def callable_trainers(self) -> frozenset[str]:
         """`trainers`, one by one."""
         return frozenset(name.strip() for name in self.trainers.split(",") if name.strip())
+
+    @property
+    def trust(self) -> Path:
+        """Where the trust file is, if there is one."""
+        return self.tars_trust or self.tars_data / "trust.toml"
 
     @cached_property
     def nats(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import getpass
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from tars.runtime.bus import connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
+from tars.runtime.signing import ensure_operator
 from tars.runtime.supervisor import Program, Supervisor
 from tars.schemas.errors import TarsError
 
@@ -153,6 +155,8 @@ async def stack(
     or a worker does not become ready, naming it.
     """
     with owned(folder):
+        if settings.tars_trust is None:
+            ensure_operator(folder, settings.tars_user or getpass.getuser())
         servers = await asyncio.to_thread(Servers, settings, folder)
         try:
             async with _workers(settings, folder, servers, sink) as running:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictInt
 
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
-from tars.schemas.message import By, Command, Event, Id, Reason, Report
+from tars.schemas.message import By, Command, Event, Id, Reason, Report, Signed
 from tars.schemas.snapshot import SnapshotRef
 
 
@@ -27,6 +27,10 @@ class ConfigureAgent(Command):
     """On the way back: load this at the boundary, before the values come into use."""
     twin: StrictInt = 0
     """For so many episodes a copy of the agent and its world, `<agent>-twin`, goes on beside it with the old values."""
+    content: Annotated[str, Field(max_length=200_000)] | None = None
+    """What was approved, as the canonical JSON of a Content; the agent checks the values against it."""
+    approval: Signed | None = None
+    """The signed approval of that content; None: nobody signed one, or this is the way back."""
 
 
 class AgentStarted(Event):

@@ -1,18 +1,18 @@
 """An update: new hyperparameter values on their way to live agents."""
 
-import hashlib
-import json
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from datetime import timedelta
+from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, StrictInt, field_validator
 
 from tars.schemas.bounds import Strictness
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import Value, all_same
-from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Reason
+from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Principal, Reason, Signed
 from tars.schemas.snapshot import SnapshotRef
 
+APPLY_WITHIN: Final = timedelta(days=14)
+"""How long after its approval an update may go to an agent, unless the approval says otherwise."""
 ApprovalMode = Literal["manual", "autonomous_threshold", "autonomous_all"]
 What = Literal["values", "all"]
 """What goes back: the values alone, or parameters, optimisers and counters too."""
@@ -52,6 +52,10 @@ class ApproveUpdate(Command):
     reason: Reason = ""
     hold: bool = False
     """Do not release it yet: ApplyUpdate does."""
+    content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The digest of the content that is approved; a signed approval must give it."""
+    apply_until: AwareDatetime | None = None
+    """No agent takes it after this moment; None: 14 days after the approval."""
 
 
 class RejectUpdate(Command):
@@ -98,7 +102,7 @@ class UpdateProposed(Event):
     expires_at: AwareDatetime
     strictness: Strictness
     content: str
-    """sha256 of what an approval approves: `content_of(...)`."""
+    """sha256 of what an approval approves: `content_of(...).digest()`."""
     doubt: Reason = ""
     """Why a person decides on what the mode would have approved by itself; empty: nothing speaks against that."""
 
@@ -124,6 +128,11 @@ class UpdateApproved(Event):
     """manual: a person did."""
     reason: Reason
     hold: bool
+    apply_until: AwareDatetime | None = None
+    signed: Signed | None = None
+    """The approval as it was signed; None: nothing proves it."""
+    single_operator: bool = False
+    """Who proposed it approved it too."""
 
 
 class UpdateRejected(Event):
@@ -320,9 +329,25 @@ UpdateEvent = Annotated[
 ]
 
 
-def content_of(values: Mapping[str, Value], base: Mapping[str, int], evidence: Evidence | None) -> str:
-    """The sha256, in hex, of what an approval approves: which values, on which agents at which versions, and why."""
-    fixed = {"values": dict(values), "base": dict(base), "evidence": evidence.digest() if evidence else None}
-    return hashlib.sha256(
-        json.dumps(fixed, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
+class Content(Frozen):
+    """What an approval approves; its digest is what is signed."""
+
+    values: dict[str, Value]
+    """Only the keys that change."""
+    base: dict[Id, int]
+    """On which agents, and at which version of each."""
+    evidence: str | None
+    """The digest of why."""
+    proposer: Principal
+    expires_at: AwareDatetime
+
+
+def content_of(proposed: UpdateProposed) -> Content:
+    """The content that an update fixed when it was proposed."""
+    return Content(
+        values=proposed.values,
+        base=proposed.base,
+        evidence=proposed.evidence.digest() if proposed.evidence else None,
+        proposer=proposed.by.principal,
+        expires_at=proposed.expires_at,
+    )

@@ -19,6 +19,7 @@ from tars.schemas.message import By
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.update import (
     ReadBack,
+    UpdateApproved,
     UpdateEvent,
     UpdateJudged,
     UpdateProposed,
@@ -26,6 +27,7 @@ from tars.schemas.update import (
     UpdateResumed,
     UpdateRollBackRequested,
     UpdateStarted,
+    content_of,
 )
 from tars.sync_worker.lifecycle import configuration
 
@@ -64,10 +66,17 @@ class Expected:
                 self.failure = f"it stopped ({event.cause}) before it read back"
 
 
-def update_command(proposal: UpdateProposed, agent_id: str, base: int, by: By, twin: int) -> ConfigureAgent:
-    """Tell an agent to run the new values, and to remember first what it is; twin: episodes of a copy beside it."""
+def update_command(
+    proposal: UpdateProposed, agent_id: str, base: int, approval: UpdateApproved | None, twin: int
+) -> ConfigureAgent:
+    """Tell an agent to run the new values, what proves that they were approved, and to remember first what it is.
+
+    twin: episodes of a copy beside it.
+    """
+    by = approval.by if approval else proposal.by
     command = _command(proposal, agent_id, "update", base, configuration(proposal, agent_id), by)
-    return command.model_copy(update={"snapshot_first": True, "twin": twin})
+    proof = {"content": content_of(proposal).canonical().decode(), "approval": approval.signed if approval else None}
+    return command.model_copy(update={**proof, "snapshot_first": True, "twin": twin})
 
 
 def rollback_command(

@@ -45,12 +45,10 @@ from tars.sync_worker.reload import (
     update_message_id,
 )
 from tars.sync_worker.reports import recent
-from tars.sync_worker.stages import ROLLOUT, Conclude, Observe, Step, Switch, canaries, next_step, taken_back
-from tars.sync_worker.way_back import WayBack, by_of, rolled_back
+from tars.sync_worker.stages import ROLLOUT, Conclude, Observe, Step, Switch, canaries, next_step, taken_back, too_long
+from tars.sync_worker.way_back import WayBack, rolled_back
 
 GIVEN_UP: Final = "given up: its holders kept dying without a step"
-LONGEST: Final = timedelta(days=3)
-"""Of a rollout's plan: its window before the change, and the watches of its stages."""
 LOOK_SECONDS: Final = 1.0
 """How often a watch looks for new episodes, at most."""
 PULSE_SECONDS: Final = 5.0
@@ -141,10 +139,9 @@ class Rollout:
             smallest_harm=outlook.smallest_harm,
             unwatched=outlook.unwatched,
         )
-        if seconds > LONGEST.total_seconds():
-            days = seconds / timedelta(days=1).total_seconds()
-            error = f"its watch would take {days:.1f} days, more than {LONGEST.days}: nothing was changed"
-            event = UpdateFailed(update_id=lease.key, error=error)
+        approval = replay(lease.history.events).approval
+        if error := too_long(timedelta(seconds=seconds), clock.now, approval.apply_until if approval else None):
+            event = UpdateFailed(update_id=lease.key, error=f"{error}: nothing was changed")
         await lease.append(lambda history: [event] if stage_of(history) is Stage.RELEASED else [])
 
     async def _outlook(
@@ -190,14 +187,14 @@ class Rollout:
         self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, started: UpdateStarted
     ) -> tuple[dict[str, Expected], dict[str, str]]:
         """Send the new values; stop at the first agent that has another configuration, and name it."""
-        by, expected = by_of(replay(lease.history.events), proposal), dict[str, Expected]()
+        approval, expected = replay(lease.history.events).approval, dict[str, Expected]()
         twin = 2 * started.slots if started.twins else 0
         for agent_id in step.agents:
             message_id, base = update_message_id(lease.key, agent_id, step.attempt), proposal.base[agent_id]
             if step.attempt > 1:
                 version, newest = await self.fleet.newest(agent_id)
                 base = version if newest == anew_id(lease.key, agent_id) else base
-            command = update_command(proposal, agent_id, base, by, twin)
+            command = update_command(proposal, agent_id, base, approval, twin)
             try:
                 version = await self.fleet.send(command, message_id)
             except Conflict as conflict:

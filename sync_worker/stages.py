@@ -7,6 +7,7 @@ run by then, are what they are compared with (WATCH.md section 2).
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from tars.schemas.message import By
@@ -22,6 +23,8 @@ from tars.schemas.update import (
 
 CANARY_SHARE: Final = 0.1
 """Of the agents, at least one: they switch first."""
+LONGEST: Final = timedelta(days=3)
+"""Of a rollout's plan: its window before the change, and the watches of its stages."""
 ROLLOUT: Final = By(principal="rollout")
 """Who takes an update back that went wrong."""
 
@@ -127,3 +130,12 @@ def _go_on(started: UpdateStarted, agents: tuple[str, ...], left: tuple[str, ...
 def _switch(agents: tuple[str, ...], stage: RolloutStage, attempt: int, now: tuple[str, ...]) -> Switch:
     treated = tuple(name for name in now if name in agents)
     return Switch(stage, attempt, treated, tuple(name for name in agents if name not in treated))
+
+
+def too_long(plan: timedelta, now: datetime, apply_until: datetime | None) -> str | None:
+    """Why a rollout of this plan must not start: it would never end, or not before its approval is over."""
+    if plan > LONGEST:
+        return f"its watch would take {plan / timedelta(days=1):.1f} days, more than {LONGEST.days}"
+    if apply_until is not None and now + plan > apply_until:
+        return f"it would end at {now + plan:%Y-%m-%d %H:%M} UTC, and was approved until {apply_until:%Y-%m-%d %H:%M}"
+    return None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from tars.runtime.leases import Lease
 from tars.schemas.agent import ConfigureAgent
 from tars.schemas.errors import Conflict
-from tars.schemas.message import By
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.update import (
     ReadBack,
@@ -125,8 +124,3 @@ def rolled_back(state: Update, found: TakenBack) -> list[UpdateEvent]:
             unreached=dict(found.unreached or {}),
         )
     ]
-
-
-def by_of(state: Update, proposal: UpdateProposed) -> By:
-    """In whose name the new values are sent."""
-    return state.approved_by or proposal.by

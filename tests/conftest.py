@@ -23,6 +23,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests may have keys and a trust file in .tars: they are not meant."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TARS_DATA", str(tmp_path_factory.mktemp("data") / "none"))
+        yield
+
+
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[Server]:
     """A nats-server of this test's own."""

@@ -455,6 +455,44 @@ def test_a_wrong_setting_stops_each_role_with_one_line_that_names_it(
     assert "autonomous_threshold" in err
 
 
+def test_keys_are_made_trusted_and_listed(tars: Run, tmp_path: Path) -> None:
+    made = rows(tars("keys", "new", "grace", "--role", "approver", "--role", "proposer", "--json"))
+    key = tmp_path / "none" / "keys" / "grace.key"
+    assert (made["private"], made["roles"]) == (str(key), ["approver", "proposer"])
+    assert key.stat().st_mode & 0o777 == 0o600
+    other = "c" * 42 + "A="
+    assert rows(tars("keys", "new", "linus", "--role", "viewer", "--public", other, "--json"))["private"] is None
+    listed = rows(tars("keys", "list", "--json"))
+    assert [(row["name"], row["public"], row["private"]) for row in listed] == [
+        ("grace", made["public"], str(key)), ("linus", other, None),
+    ]  # fmt: skip
+    code, out, _ = tars("keys", "list")
+    assert code == 0
+    assert "approver, proposer" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no name", "--role", "viewer"), "'no name'"),
+        (("grace", "--role", "root"), "'root'"),
+        (("grace", "--role", "viewer", "--public", "AAAA"), "32 bytes"),
+    ],
+)
+def test_a_key_that_nobody_can_have_is_one_line_and_leaves_no_file(
+    tars: Run, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    code, _, err = tars("keys", "new", *arguments)
+    assert (code, words in err, len(err.splitlines())) == (2, True, 1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_key_is_not_made_twice(tars: Run) -> None:
+    assert tars("keys", "new", "grace", "--role", "approver")[0] == 0
+    code, _, err = tars("keys", "new", "grace", "--role", "approver")
+    assert (code, "there already" in err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("role", "missing", "modules"), [("agents", "torch", "tars.agents"), ("mlflow", "mlflow", "tars.consumers.mlflow")]
 )

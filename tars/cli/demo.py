@@ -70,7 +70,8 @@ def demo(
 
 
 async def _run(settings: Settings, folder: Path, *, once: bool, verbose: bool) -> dict[str, Any] | None:
-    from tars.runtime.stack import stack  # noqa: PLC0415 - help must be quick
+    from tars.runtime.signing import OPERATOR, key_path  # noqa: PLC0415 - help must be quick
+    from tars.runtime.stack import stack  # noqa: PLC0415
 
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -81,7 +82,8 @@ async def _run(settings: Settings, folder: Path, *, once: bool, verbose: bool) -
     try:
         async with stack(settings, folder, sink=sink) as (endpoints, _):
             err.print(f"the page: {endpoints.dashboard}")
-            story = asyncio.create_task(asyncio.to_thread(_story, endpoints.nats, once=once))
+            key = None if settings.tars_trust else key_path(folder, OPERATOR)
+            story = asyncio.create_task(asyncio.to_thread(_story, endpoints.nats, key, once=once))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({story, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not story.done():
@@ -104,9 +106,9 @@ def _to(log: TextIO) -> Callable[[str, str], None]:
     return write
 
 
-def _story(nats_url: str, *, once: bool) -> dict[str, Any]:
+def _story(nats_url: str, key: Path | None, *, once: bool) -> dict[str, Any]:
     """Tune, release, and tell; returns what `--once` prints."""
-    with tars.connect(nats_url) as bus:
+    with tars.connect(nats_url, key=key) as bus:
         agents = _learning(bus)
         before = _scores(bus, agents)
         handle = bus.start_study(role=ROLE, trials=TRIALS, quick=True, start="snapshot")

@@ -50,7 +50,9 @@ def up(folder: Path) -> Iterator["subprocess.Popen[str]"]:
         try:
             until(lambda: endpoints(folder) or process.poll() is not None, START_SECONDS)
             assert process.poll() is None, (folder.parent / "up.log").read_text()[-2000:]
-            yield process
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("TARS_DATA", str(folder))  # where scripts find the operator's key
+                yield process
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
@@ -100,8 +102,28 @@ def test_a_script_proposes_approves_waits_and_rolls_back(folder: Path) -> None:
         until(lambda: (row := bus.update(update.update_id)) is not None and row.stage == "rolled back")
         row = bus.update(update.update_id)
     assert row is not None
-    assert [entry.by for entry in row.history if entry.by] == ["ada (unsigned)"] * 5
+    assert [entry.by for entry in row.history if entry.by] == ["ada"] * 5
     assert all(back.equal and back.weights_kept and back.buffer_kept for back in row.read_backs)
+
+
+def test_who_has_no_key_is_refused_and_a_single_operator_is_marked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = str(endpoints(folder)["nats"])
+    with connect(address) as bus:
+        update = bus.propose(values(4e-3), agents=("policy-0",))
+        monkeypatch.setenv("TARS_DATA", str(folder / "elsewhere"))
+        with connect(address, user="mallory") as nobody, pytest.raises(CommandRefused, match="it is not signed"):
+            nobody.approve(update.update_id)
+        update.approve("my own")
+        assert update.wait(60).kind == "update.confirmed.v1"
+        until(lambda: (row := bus.update(update.update_id)) is not None and row.stage == "confirmed")
+        row = bus.update(update.update_id)
+    assert row is not None
+    assert row.approved_by == "ada (single operator)"
+    refusal = next(entry for entry in row.history if "refused" in entry.kind)
+    assert (refusal.by, "it is not signed" in refusal.text) == ("mallory (unsigned)", True)
+    assert (folder / "keys" / "operator.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_everything_wrong_with_a_proposal_is_said_at_once(folder: Path) -> None:

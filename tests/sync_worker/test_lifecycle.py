@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from story import ADA, AGENTS, BOB, CHANGE, NOW, VALUES, agent, evidence, given
 from tars.schemas.errors import Refused
 from tars.schemas.evidence import Evidence, Verdict
-from tars.schemas.message import By
+from tars.schemas.message import By, Signed
 from tars.schemas.running import RunningAgent
 from tars.schemas.update import (
+    APPLY_WITHIN,
     ApplyUpdate,
     ApproveUpdate,
     ProposeUpdate,
@@ -41,11 +42,16 @@ APPROVE, REJECT = ApproveUpdate(update_id="u"), RejectUpdate(update_id="u")
 APPLY, ROLL_BACK = ApplyUpdate(update_id="u"), RollBackUpdate(update_id="u", reason="worse")
 PROPOSED = UpdateProposed(
     update_id="u", by=ADA, values=CHANGE, base=BASE, before={"a": VALUES, "b": VALUES}, evidence=None, study_id=None,
-    reason="", expires_at=NOW + EXPIRY, strictness="medium", content=content_of(CHANGE, BASE, None),
+    reason="", expires_at=NOW + EXPIRY, strictness="medium", content="",
 )  # fmt: skip
-APPROVED = UpdateApproved(update_id="u", by=ADA, mode="manual", reason="", hold=False)
+CONTENT = content_of(PROPOSED).digest()
+PROPOSED = PROPOSED.model_copy(update={"content": CONTENT})
+APPROVED = UpdateApproved(
+    update_id="u", by=ADA, mode="manual", reason="", hold=False, apply_until=NOW + APPLY_WITHIN, single_operator=True
+)
 HELD = APPROVED.model_copy(update={"hold": True})
 RELEASED = UpdateReleased(update_id="u", by=ADA)
+SIGNED = Signed(key="k", id="c", subject="s", body="{}", signature="")
 STARTED = UpdateStarted(update_id="u", agents=("a", "b"))
 CONFIRMED = UpdateConfirmed(update_id="u")
 REJECTED = UpdateRejected(update_id="u", by=ADA, reason="")
@@ -143,6 +149,33 @@ def test_an_expired_update_can_be_neither_approved_nor_applied() -> None:
     late = NOW + EXPIRY + timedelta(seconds=1)
     given(PROPOSED).where(time=late).when(APPROVE).then_refused("expired")
     given(PROPOSED, HELD).where(time=late).when(APPLY).then_refused("expired")
+
+
+def test_an_approval_is_of_the_content_that_was_proposed_until_a_moment_to_come() -> None:
+    named = APPROVE.model_copy(update={"content": CONTENT, "apply_until": NOW + timedelta(hours=1)})
+    given(PROPOSED).when(named).then_kinds("approved", "released")
+    given(PROPOSED).when(APPROVE.model_copy(update={"content": "0" * 64})).then_refused("approves another content")
+    given(PROPOSED).where(signed=SIGNED).when(APPROVE).then_refused("names the content it approves")
+    given(PROPOSED.model_copy(update={"values": {"gamma": 0.5}})).when(named).then_refused("not what was proposed")
+    given(PROPOSED).where(time=NOW + timedelta(hours=2)).when(named).then_refused("applying it until")
+    held = HELD.model_copy(update={"apply_until": NOW})
+    given(PROPOSED, held).where(time=NOW + timedelta(seconds=1)).when(APPLY).then_refused("applying it until")
+
+
+def test_an_approval_is_kept_as_it_was_signed() -> None:
+    named = APPROVE.model_copy(update={"content": CONTENT})
+    approved, _ = given(PROPOSED).where(signed=SIGNED, by=BOB).when(named).events()
+    assert isinstance(approved, UpdateApproved)
+    assert (approved.signed, approved.by, approved.single_operator) == (SIGNED, BOB, False)
+
+
+def test_who_may_not_is_refused_and_cannot_spoil_an_id_that_is_still_to_come() -> None:
+    given(PROPOSED).where(barred="it is not signed").when(APPROVE).then_refused("it is not signed")
+    given(PROPOSED).where(barred="it is not signed").when(PROPOSE).then_refused("it is not signed")
+    for command in (PROPOSE, APPROVE):
+        given().where(barred="it is not signed").when(command).then_answered(
+            "it is not signed" if command is PROPOSE else "no update"
+        )
 
 
 def test_four_eyes_keep_a_proposer_from_approving() -> None:

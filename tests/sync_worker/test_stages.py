@@ -1,7 +1,10 @@
 """What a rollout does next is a function of its events."""
 
+from datetime import timedelta
+
 import pytest
 
+from story import NOW
 from tars.schemas.update import (
     ReadBack,
     RolloutStage,
@@ -12,7 +15,7 @@ from tars.schemas.update import (
     UpdateRollBackRequested,
     UpdateStarted,
 )
-from tars.sync_worker.stages import Conclude, Observe, Switch, canaries, next_step
+from tars.sync_worker.stages import Conclude, Observe, Switch, canaries, next_step, too_long
 
 EIGHT = tuple("abcdefgh")
 STARTED = UpdateStarted(update_id="u", agents=EIGHT, canary=("c",), slot_seconds=1.0, slots=60)
@@ -129,3 +132,11 @@ def test_rival_updates_draw_the_same_canaries_and_later_ones_others() -> None:
     assert canaries(base) == canaries(dict(reversed(base.items())))
     drawn = {canaries(dict.fromkeys(base, version)) for version in range(20)}
     assert len(drawn) > 3
+
+
+def test_a_rollout_that_would_outlast_its_approval_or_take_for_ever_does_not_start() -> None:
+    hour = timedelta(hours=1)
+    assert too_long(hour, NOW, None) is None
+    assert too_long(hour, NOW, NOW + hour) is None
+    assert "was approved until" in (too_long(2 * hour, NOW, NOW + hour) or "")
+    assert "3.1 days" in (too_long(timedelta(days=3.1), NOW, None) or "")
