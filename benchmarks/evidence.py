@@ -95,7 +95,8 @@ def paired(pool: Pool, random: np.random.Generator) -> Scores:
 def apart(pool: Pool, random: np.random.Generator) -> Scores:
     """Draw the incumbent's values on as many different seeds as there are slots, for each pair."""
     order = random.random((LOOKS[-1], len(pool.scores))).argsort(axis=1)
-    return pool.scores[order[:, :SLOTS], 0]
+    found: Scores = pool.scores[order[:, :SLOTS], 0]
+    return found
 
 
 @cache
