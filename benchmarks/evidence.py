@@ -24,17 +24,20 @@ from rich.progress import track
 from scipy import stats
 
 from report import Figure, arguments, show
+from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
 from tars.automl_worker.evidence import LOOKS
-from tars.automl_worker.plan import SLOTS, Ask, Board
+from tars.automl_worker.steps import Ask
 from tars.automl_worker.trainer import LANES
 from tars.automl_worker.training import run_group
+from tars.automl_worker.trials import CONFIRMATION
 from tars.schemas.evidence import Evidence, Verdict
 from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Algorithm, AlgorithmName
 from tars.schemas.message import By
 from tars.schemas.study import StudyFinished, StudyStarted
 from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed
 
+SLOTS: Final = CONFIRMATION.slots
 Scores = NDArray[np.float64]
 """[pairs, SLOTS]: what the incumbent (first) and its candidates scored on each held-out seed."""
 Draw = Callable[["Pool", np.random.Generator], Scores]
