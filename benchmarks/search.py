@@ -160,9 +160,14 @@ def gain(algorithm: AlgorithmName, studies: int, floors: tuple[float, float]) ->
         assert finished is not None  # noqa: S101 - it was weighed
         assert finished.evidence is not None  # noqa: S101 - there was a champion
         found.append(finished.evidence)
-    told = ", ".join(f"{e.verdict} {100 * e.gain:.1f} ({len(e.scores)} pairs)" for e in found)
+    told = ", ".join(f"{e.verdict} {100 * e.gain:.1f} +-{100 * spread(e):.0f} on {len(e.scores)} pairs" for e in found)
     value = 100 * statistics.median(evidence.gain for evidence in found)
     return Figure(f"{algorithm}_study_gain_pp", value, *floors, more=True, note=told)
+
+
+def spread(evidence: Evidence) -> float:
+    """Standard deviation of its paired differences."""
+    return statistics.stdev(pair.candidate - pair.incumbent for pair in evidence.scores)
 
 
 def batches(algorithm: AlgorithmName, repeats: int) -> list[Figure]:
@@ -225,11 +230,3 @@ def trials_to(run: Search, scale: Scale, goal: float) -> int:
 
 def _each(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def quality(*, quick: bool) -> list[Figure]:
-    """All of it; quick: a single small study."""
-    if quick:
-        return [gain("a2c", 1, (3, 10))]
-    gains = [gain(algorithm, 3, (3, 10)) for algorithm in GAME_ROLES.values()]
-    return [*gains, *batches("dqn", 10), *warm("dqn", 10)]

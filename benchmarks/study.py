@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from engine import NumpyGame
 from report import Figure, arguments, show
-from search import quality
+from search import batches, gain, warm
 from tars.agents import training_thread
 from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
@@ -40,13 +40,15 @@ from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats
 from tars.runtime.telemetry import start_telemetry
-from tars.schemas.hyperparameters import DQN
+from tars.schemas.hyperparameters import DQN, GAME_ROLES
 from tars.schemas.message import By
 from tars.schemas.streams import decode
 from tars.schemas.study import Sampler, StartStudy, StudyFinished, StudyStarted
 from tars.schemas.trial import RunTrial, TrialCompleted
 
 BENCH: Final = By(principal="bench")
+GAINS: Final = (3, 10)
+"""Floor and target."""
 ACK_WAIT: Final = 30.0
 EPISODE: Final = 32 * 16
 """Environment steps."""
@@ -77,7 +79,7 @@ class Ground:
     async def study(self, name: str, trials: int, sampler: Sampler) -> None:
         """Start a study of DQN in the game."""
         command = StartStudy(study_id=name, algorithm="dqn", trials=trials, sampler=sampler, quick=True, explain=False)
-        await AsyncClient(self.bus, BENCH).send(command)
+        await self.bus.publish(command, id=f"start-{name}", by=BENCH)
 
     async def warm_up(self) -> None:
         """Run a study of the incumbent alone: whatever the workers import or make only once is then there."""
@@ -312,28 +314,39 @@ def optuna_sb3(trials: int) -> float:
     return time.process_time() - began
 
 
-async def coordination(*, quick: bool) -> list[Figure]:
-    """All that needs servers."""
-    first = await coordinated(100 if quick else 1000)
-    second = await rebuilt(300 if quick else 3000)
-    third = await trained(*((32, 2, (1,), 1) if quick else (200, 20, (1, 2), 3)))
-    return [*first, *second, *third]
+Part = Callable[[], Sequence[Figure]]
+
+
+def parts(*, quick: bool) -> dict[str, Part]:
+    """What can be measured, by name; quick: only what is quick."""
+    if quick:
+        return {
+            "coordinator": lambda: asyncio.run(coordinated(100)),
+            "rebuild": lambda: asyncio.run(rebuilt(300)),
+            "trainers": lambda: asyncio.run(trained(32, 2, (1,), 1)),
+            "gains": lambda: [gain("a2c", 1, GAINS)],
+        }
+    return {
+        "coordinator": lambda: asyncio.run(coordinated(1000)),
+        "rebuild": lambda: asyncio.run(rebuilt(3000)),
+        "trainers": lambda: asyncio.run(trained(200, 20, (1, 2), 3)),
+        "gains": lambda: [gain(algorithm, 5, GAINS) for algorithm in GAME_ROLES.values()],
+        "batches": lambda: batches("dqn", 10),
+        "warm": lambda: warm("dqn", 10),
+    }
 
 
 def main() -> None:
     """Measure, show, write."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--part", choices=("coordination", "search", "both"), default="both", help="measure only this")
+    known = parts(quick=False)
+    parser.add_argument("--part", choices=[*known], action="append", help="measure only this; may be repeated")
     options = parser.parse_args()
     training_thread.prepare()
     start_telemetry("bench", "ERROR")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    figures: list[Figure] = []
-    if options.part != "search":
-        figures += asyncio.run(coordination(quick=options.quick))
-    if options.part != "coordination":
-        figures += quality(quick=options.quick)
-    show("study", figures, options.json)
+    chosen = {name: part for name, part in parts(quick=options.quick).items() if name in (options.part or known)}
+    show("study", [figure for part in chosen.values() for figure in part()], options.json)
 
 
 if __name__ == "__main__":
