@@ -147,8 +147,10 @@ def time_is_up(started: StudyStarted, history: History[StudyEvent], board: Board
     return (board.newest - began).total_seconds() >= started.wall_seconds
 
 
-def plan(started: StudyStarted, board: Board, *, time_is_up: bool = False) -> Ask | Wait | StudyFinished:
-    """The next step, with Optuna's suggestions and importances."""
+def plan(
+    started: StudyStarted, board: Board, *, time_is_up: bool = False, batch: int | None = None
+) -> Ask | Wait | StudyFinished:
+    """The next step, with Optuna's suggestions and importances; `batch` points at once, or as batch_size says."""
     algorithm = ALGORITHMS[started.algorithm]
 
     def points(history: Sequence[tuple[dict[str, Value], tuple[float, ...]]], count: int) -> list[dict[str, Value]]:
@@ -164,7 +166,8 @@ def plan(started: StudyStarted, board: Board, *, time_is_up: bool = False) -> As
             objective=started.objective,
         )
 
-    step = next_step(started, board, points, batch_size(started.trials), __version__, time_is_up=time_is_up)
+    size = batch or batch_size(started.trials)
+    step = next_step(started, board, points, size, __version__, time_is_up=time_is_up)
     if isinstance(step, StudyFinished):
         return step.model_copy(update={"importances": importances(started, board)})
     return step

@@ -1,4 +1,4 @@
-"""The next points of a study, from its history alone: an Optuna study that is filled anew at every ask."""
+"""The next points of a study, from its history alone: an Optuna study that is filled anew for every batch."""
 
 import math
 import warnings
@@ -62,9 +62,9 @@ def suggest(  # noqa: PLR0913 - what fixes a point
     distributions = _distributions(algorithm, space)
     known = () if sampler == "random" else history  # it learns nothing
     study = as_study(algorithm, searched, known, in_game=in_game, objective=objective)
+    study.sampler = _sampler(sampler, seed, len(history))
     points: list[dict[str, Value]] = []
-    for number in range(len(history), len(history) + count):
-        study.sampler = _sampler(sampler, seed, number)
+    for _ in range(count):
         trial = study.ask(distributions)  # it goes on running there, and the next one keeps away from it
         points.append({name: _value(algorithm, name, search, trial.params[name]) for name, search in space.items()})
     return points
@@ -87,7 +87,7 @@ def as_study(
 
 
 def _sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """A fresh one for every ask, so that a rebuilt study goes on as the old one would have."""
+    """A fresh one for every batch, so that a rebuilt study goes on as the old one would have."""
     mixed = (seed * 1_000_003 + number) % 2**32
     if name == "random":
         return optuna.samplers.RandomSampler(seed=mixed)

@@ -30,6 +30,9 @@ LANES: Final = 32
 """Trials of one population: more lanes a process buy almost nothing."""
 LINGER_SECONDS: Final = 0.05
 """How long the first trial waits for others to share its population."""
+HANDFUL: Final = 4
+"""Trials taken at once, then others' turn: trainers that are idle together share a batch."""
+TURN_SECONDS: Final = 0.005
 DURABLE: Final = "run-trial"
 ALONE_AFTER: Final = 3
 """Deliveries after which a trial is trained by itself: it may be what kills its trainers."""
@@ -72,9 +75,11 @@ class Trainer:
     async def _pull(self) -> list[Msg]:
         """Fetch a first trial, then those that come with it, up to LANES."""
         messages = await _fetch(self._trials, 1, 1.0)
-        if messages:
-            await asyncio.sleep(LINGER_SECONDS)
-            messages += await _fetch(self._trials, LANES - 1, LINGER_SECONDS)
+        new, wait = messages, LINGER_SECONDS
+        while new and len(messages) < LANES:
+            await asyncio.sleep(wait)
+            new, wait = await _fetch(self._trials, min(HANDFUL, LANES - len(messages)), LINGER_SECONDS), TURN_SECONDS
+            messages += new
         return messages
 
     async def _work(self, messages: Sequence[Msg]) -> None:

@@ -15,9 +15,9 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from ledgers import SNAPSHOT
 from nats.aio.msg import Msg
-from played_studies import better_by, play, started
 
 from examples import AGENT, EXAMPLES
+from played_studies import better_by, play, started
 from tars.automl_worker.app import worker as coordinator
 from tars.cli import main as cli
 from tars.consumers.app import worker as consumers

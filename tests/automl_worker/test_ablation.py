@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 import pytest
-from played_studies import Measured, Score, noise, play, started
 
+from played_studies import Measured, Score, noise, play, started
 from tars.schemas.evidence import KeyWorth, Verdict
 from tars.schemas.hyperparameters import DQN
 from tars.schemas.study import StudyFinished, StudyStarted

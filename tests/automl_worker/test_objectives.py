@@ -1,8 +1,8 @@
 """What a study looks for beside the reward, and which of its trials it weighs."""
 
 import pytest
-from played_studies import Score, noise, play, started
 
+from played_studies import Score, noise, play, started
 from tars.schemas.evidence import Verdict
 from tars.schemas.hyperparameters import DQN
 from tars.schemas.trial import RunTrial

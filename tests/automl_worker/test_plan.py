@@ -1,8 +1,8 @@
 """What a study does next is a function of its messages: played out here without a server, with made-up scores."""
 
 import pytest
-from played_studies import Measured, answer, better_by, play, started
 
+from played_studies import Measured, answer, better_by, play, started
 from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
 from tars.automl_worker.evidence import LOOKS

@@ -82,6 +82,21 @@ async def test_a_trainer_that_is_stopped_ends_at_once_and_another_trains_what_it
 
 
 @pytest.mark.anyio
+async def test_trainers_that_are_idle_together_share_a_batch(ready: Bus, settings: Settings) -> None:
+    idle = [asyncio.create_task(Trainer(ready, settings.ack_wait_seconds).run()) for _ in range(2)]
+    async with asyncio.timeout(SECONDS):
+        while (await ready.jetstream.consumer_info("TRIALS", "run-trial")).num_waiting != len(idle):
+            await asyncio.sleep(0.02)
+    await ask(ready, *(trial(number, train_episodes=1) for number in range(LANES)))
+    shares = Counter(each.holder for each in await outcomes(ready, LANES))
+    for task in idle:
+        task.cancel()
+    await asyncio.gather(*idle, return_exceptions=True)
+    assert min(shares.values()) >= LANES // 4
+    assert len(shares) == len(idle)
+
+
+@pytest.mark.anyio
 async def test_every_trial_has_one_outcome_whichever_lane_it_gets(ready: Bus, trainer: asyncio.Task[None]) -> None:
     many = [trial(n, 2e-3 if n % 2 else 1e-6, rungs=(2, 4)) for n in range(LANES + 8)]
     await ask(ready, *many, trial(90, rungs=(), train_episodes=1), trial(91, trainer="foreign:scored"))

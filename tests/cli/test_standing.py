@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 import pytest
-from played_studies import answer, better_by, play, started
 
 from examples import NOON
+from played_studies import answer, better_by, play, started
 from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
 from tars.automl_worker.steps import Ask

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from ledgers import SNAPSHOT
-from played_studies import Score, better_by, play, started
 from stage import Stage, forget_process, show, start_agent, texts, until, workers
 from streamlit.testing.v1 import AppTest
 
 from examples import AGENT, CHANGE, EVIDENCE, GRACE, LATER, READ_BACK, RUNNING
+from played_studies import Score, better_by, play, started
 from tars.dashboard.app import PAGES
 from tars.producers.client import connect
 from tars.runtime.servers import start_nats, start_valkey

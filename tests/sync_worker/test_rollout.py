@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
-from interruptions import dies_at, interrupted
 
+from interruptions import dies_at, interrupted
 from story import ADA, AGENTS, CHANGE, NOW, VALUES
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.runtime.bus import Bus

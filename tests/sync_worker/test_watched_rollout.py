@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+
 from interruptions import dies_at, interrupted
 from reporting_fleet import Learner, configurations, ended, release, reporting
-
 from story import ADA
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
