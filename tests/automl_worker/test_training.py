@@ -182,7 +182,7 @@ def test_a_trial_of_which_something_measured_is_not_finite_has_diverged(
             getattr(found, name)[0] = math.inf
             return found
 
-    monkeypatch.setattr(training, "environment_of", lambda _: Broken("consensus"))
+    monkeypatch.setattr(training, "environment_of", lambda *_: Broken("consensus"))
     found = run(trial(0), trial(1))
     assert found[0].score is found[0].conflict is found[0].latency is None
     assert f"{name} inf" in (found[0].error or "")
