@@ -41,11 +41,10 @@ class A2C(ActorCritic):
     def _learn_from(self, rollout: list[Step]) -> None:
         self.between()
         hp, taken = self._columns, len(rollout) * self.environment.copies
-        policy, value = self.both(self._states(rollout), tracked=True)
-        advantage = self._advantages(rollout, value.detach()).flatten(1)
-        policy, value = policy.first(taken), value[:, :taken]
-        returned = advantage + value.detach()
+        policy, value, values = self.tracked(self._states(rollout), taken)
+        advantage = self._advantages(rollout, values).flatten(1)
+        returned = advantage + values[:, :taken]
         log_prob = policy.log_prob(self._actions(rollout))
         entropy = policy.entropy().mean(-1)
         loss = policy_loss(log_prob, advantage) + hp["vf_coef"] * value_loss(value, returned) - hp["ent_coef"] * entropy
-        self._descend(loss.sum(), self._active(rollout))
+        self._descend(loss, self._active(rollout))

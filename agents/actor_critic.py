@@ -5,7 +5,6 @@ The critic reads the first output. A rollout needs the actor only; values of all
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 import torch
@@ -32,31 +31,6 @@ class Step(NamedTuple):
     after: Tensor
     terminated: Tensor
     cut: Tensor | None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Steps of all copies one after the other: N = T E."""
-
-    state: Tensor
-    """[P, N, width]"""
-    action: Tensor
-    """[P, N], or [P, N, size]"""
-    advantage: Tensor
-    """[P, N]"""
-    returned: Tensor
-    """[P, N]: advantage + value, what the critic learns."""
-    log_prob: Tensor
-    """[P, N]: of the action, when it was taken."""
-
-    def rows(self, chosen: Tensor) -> "Rollout":
-        """Gather the chosen steps [P, B] of every member."""
-        count = self.advantage.shape[1]
-        flat = (chosen + count * torch.arange(len(chosen), device=chosen.device)[:, None]).view(-1)
-        parts = (self.state, self.action, self.advantage, self.returned, self.log_prob)
-        return Rollout(
-            *(part.flatten(0, 1).index_select(0, flat).view(*chosen.shape, *part.shape[2:]) for part in parts)
-        )
 
 
 class ActorCritic(Population):
@@ -90,9 +64,10 @@ class ActorCritic(Population):
         self._networks.initialise_orthogonal(2 * member + 1, generator, head=1.0)
 
     def _prepare(self) -> None:
+        self._n_steps, self._youngest = self._shared("n_steps"), int(self._vector_steps.min())
         horizon, copies = self.environment.horizon, self.environment.copies
         if isinstance(self.environment.actions, Discrete):
-            self._noise = self._random.uniform(horizon, copies).unbind(0)
+            self._noise = self._random.uniform(horizon, 1, copies).unbind(0)
         else:
             self._noise = self._random.normal(horizon, copies, self._outputs).unbind(0)
 
@@ -101,20 +76,31 @@ class ActorCritic(Population):
         head, noise = self._actor(self.environment.observe(self._state)), self._noise[self._at]
         if isinstance(self.environment.actions, Continuous):
             return torch.addcmul(head, self._actor.extra.exp()[:, None], noise)
-        return (noise[..., None] >= head.softmax(-1).cumsum(-1)[..., :-1]).sum(-1)
+        return (noise >= head.mT.softmax(1).cumsum(1)[:, :-1]).sum(1)
 
     def greedy(self, state: Tensor) -> Tensor:
         """The likeliest action."""
         head = self._actor(self.environment.observe(state))
-        return head.argmax(-1) if isinstance(self.environment.actions, Discrete) else head
+        return head.contiguous().argmax(-1) if isinstance(self.environment.actions, Discrete) else head
 
-    def both(self, state: Tensor, *, tracked: bool) -> tuple[Policy, Tensor]:
+    def tracked(self, state: Tensor, rows: int | None = None) -> tuple[Policy, Tensor, Tensor]:
+        """The policy in states [P, N, width] and the critic's values of them [P, N], both to be differentiated.
+
+        rows: of the first `rows` only. The third are the values of all, which are not.
+        """
+        out, everything = self._networks.tracked(self._observed_twice(state), rows)
+        head, value = out.view(-1, 2, *out.shape[1:]).unbind(1)
+        return self._policy(head, self._networks.tracked_extra[0::2]), value[..., 0], everything[1::2, :, 0]
+
+    def both(self, state: Tensor) -> tuple[Policy, Tensor]:
         """The policy in states [P, N, width], and the critic's values of them [P, N]."""
-        observation = self.environment.observe(state)
-        twice = observation[:, None].expand(-1, 2, -1, -1).reshape(2 * self.members, -1, self.environment.features)
-        out = (self._networks.tracked if tracked else self._networks)(twice).view(self.members, 2, -1, self._outputs)
-        extra = self._networks.tracked_extra if tracked else self._networks.extra
-        return self._policy(out[:, 0], extra[0::2]), out[:, 1, :, 0]
+        out = self._networks(self._observed_twice(state))
+        head, value = out[0::2], out[1::2]
+        return self._policy(head, self._networks.extra[0::2]), value[..., 0]
+
+    def _observed_twice(self, state: Tensor) -> Tensor:
+        """By actor and by critic: [P, N, width] -> [2 P, N, F]."""
+        return self.environment.observe(state)[:, None].expand(-1, 2, -1, -1).flatten(0, 1)
 
     def _policy(self, head: Tensor, log_deviation: Tensor) -> Policy:
         return Choice(head) if isinstance(self.environment.actions, Discrete) else Gaussian(head, log_deviation)
@@ -122,7 +108,7 @@ class ActorCritic(Population):
     def _learn(self, transition: Transition) -> None:
         action, reward, after, terminated, cut, _ = transition
         self._rollout.append(Step(self._state, action, reward, after, terminated, cut))
-        if len(self._rollout) >= self._shared("n_steps"):
+        if len(self._rollout) >= self._n_steps:
             rollout, self._rollout = self._rollout, []
             self._learn_from(rollout)
 
@@ -137,22 +123,25 @@ class ActorCritic(Population):
 
     def _advantages(self, rollout: list[Step], value: Tensor) -> Tensor:
         """[P, T, E], of the values [P, (T + cuts) E] of `_states`."""
+        steps, values = len(rollout), value.view(self.members, -1, self.environment.copies)
+        reward = torch.stack([step.reward for step in rollout], 1)
+        terminated = cut = None
+        following = values[:, 1:]
+        if any(step.cut is not None for step in rollout):
+            none = torch.zeros_like(reward[:, 0])
+            terminated = torch.stack([step.terminated for step in rollout], 1)
+            cut = torch.stack([none if step.cut is None else step.cut for step in rollout], 1)
+            following = self._following(rollout, values, cut)
+        gamma, trace = self._columns["gamma"], self._columns["gae_lambda"]
+        return generalised_advantages(reward, values[:, :steps], following, terminated, cut, gamma, trace)
+
+    def _following(self, rollout: list[Step], values: Tensor, cut: Tensor) -> Tensor:
+        """Values of the states after each step, before any reset [P, T, E]."""
         steps = len(rollout)
-        values = value.view(self.members, -1, self.environment.copies).unbind(1)
-        following = [*values[1:steps], values[-1]]
-        none = torch.zeros_like(values[0])
-        for t, behind in zip(self._ends(rollout), values[steps:], strict=True):
-            cut = rollout[t].cut
-            following[t] = behind if t == steps - 1 or cut is None else torch.where(cut.bool(), behind, following[t])
-        return generalised_advantages(
-            torch.stack([step.reward for step in rollout], 1),
-            torch.stack(values[:steps], 1),
-            torch.stack(following, 1),
-            torch.stack([step.terminated for step in rollout], 1),
-            torch.stack([none if step.cut is None else step.cut for step in rollout], 1),
-            self._columns["gamma"],
-            self._columns["gae_lambda"],
-        )
+        following = [*values[:, 1:steps].unbind(1), values[:, -1]]
+        for t, behind in zip(self._ends(rollout)[:-1], values[:, steps:-1].unbind(1), strict=True):
+            following[t] = torch.where(cut[:, t].bool(), behind, following[t])
+        return torch.stack(following, 1)
 
     def _actions(self, rollout: list[Step]) -> Tensor:
         """[P, N] or [P, N, size]."""
@@ -161,9 +150,8 @@ class ActorCritic(Population):
     def _descend(self, loss: Tensor, active: Tensor | None) -> None:
         """One gradient step of all members' summed loss."""
         gradient = self._networks.gradient(loss).view(self.members, -1)
-        with torch.no_grad():
-            hp = self._columns
-            self._optimiser.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
+        hp = self._columns
+        self._optimiser.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
 
     def policy(self, member: int) -> nn.Sequential:
         """Observation -> logits, or the mean of the action."""
@@ -217,5 +205,5 @@ class ActorCritic(Population):
 
     def _active(self, rollout: list[Step]) -> Tensor | None:
         """Which lanes learn from a rollout: those that it began with [P]; None: all."""
-        active = self._vector_steps >= len(rollout)
-        return None if bool(active.all()) else active
+        old_enough = self._youngest + self._at + 1 >= len(rollout)  # the youngest, as it was when the episode began
+        return None if old_enough else self._vector_steps >= len(rollout)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -190,9 +190,9 @@ class Population(ABC):
                 self._columns[name][member] = self._number(name, value)
         written, self._pending = set(self._pending), {}
         self._rebuild(written)
+        self._at = 0
         self._prepare()
         self._state = self.environment.begin() if state is None else state
-        self._at = 0
 
     def _rebuild(self, written: set[str]) -> None:  # noqa: B027 - not every algorithm has such a value
         """Replace what a changed structural value makes unfit."""
@@ -302,6 +302,13 @@ class Population(ABC):
             found |= {f"optimiser.{name}.{moment}": tensor for moment, tensor in optimiser.moments().items()}
         found |= {f"environment.{name}": tensor for name, tensor in self.environment.tensors().items()}
         return {**found, "vector_steps": self._vector_steps}
+
+    @staticmethod
+    def _who(due: Tensor) -> list[Tensor | Literal[False] | None]:
+        """Which lanes do after each step what is due [H, P]; None: all, False: none. So a step asks no tensor."""
+        everyone, anyone = due.all(1).tolist(), due.any(1).tolist()
+        steps = zip(due.unbind(0), everyone, anyone, strict=True)
+        return [(None if whole else row) if some else False for row, whole, some in steps]
 
     def _column(self, name: str) -> Tensor:
         whole = self.DECLARED[name].type is int

@@ -39,9 +39,12 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return mse_loss(q, target, reduction="none").mean(-1)
 
 
-def actor_loss(q: Tensor) -> Tensor:
-    """-J: minus the mean value of the actor's own actions, [P, B] -> [P] (equation 6)."""
-    return -q.mean(-1)
+def actor_loss(action: Tensor, slope: Tensor) -> Tensor:
+    """-J, whose gradient is minus the mean of grad_a Q(s, a) grad_theta mu(s) (equation 6).
+
+    action = mu(s) [P, B, size]; slope [P, B, size] = grad_a Q(s, a), taken as it is. Returns [P].
+    """
+    return -(slope * action).sum(-1).mean(-1)
 
 
 class DDPG(OffPolicy):
@@ -53,16 +56,17 @@ class DDPG(OffPolicy):
     def _build_networks(self) -> None:
         assert isinstance(self.environment.actions, Continuous)  # noqa: S101 - ACTIONS
         self._size = self.environment.actions.size
-        self._actor, self._actor_target = self._pair(self.environment.features, self._size)
-        self._critic, self._critic_target = self._pair(self.environment.features + self._size, 1)
+        self._actors, self._actor, self._actor_target = self._pair(self.environment.features, self._size)
+        self._critics, self._critic, self._critic_target = self._pair(self.environment.features + self._size, 1)
         self._adam_actor, self._adam_critic = Adam(self._actor.flat), Adam(self._critic.flat)
 
-    def _pair(self, inputs: int, outputs: int) -> tuple[Networks, Networks]:
-        """An online network and its target."""
+    def _pair(self, inputs: int, outputs: int) -> tuple[Networks, Networks, Networks]:
+        """Both together, an online network, its target."""
         sizes = [inputs, *HIDDEN, outputs]
         shape = (2, self.members, parameter_count(sizes))
         flat = torch.zeros(shape, dtype=self.environment.dtype, device=self.environment.device)
-        return Networks(flat[0], sizes), Networks(flat[1], sizes)
+        online, target = (Networks(part, sizes, learning=0) for part in flat)
+        return Networks(flat.flatten(0, 1), sizes, learning=self.members), online, target
 
     def _initialise(self, member: int, generator: torch.Generator) -> None:
         for online, target in ((self._actor, self._actor_target), (self._critic, self._critic_target)):
@@ -75,14 +79,15 @@ class DDPG(OffPolicy):
         evenly = self._random.uniform(*shape) * 2 - 1
         noise = self._random.normal(*shape) * self._columns["noise_sigma"][:, None, None]
         self._noise, self._evenly = noise.unbind(0), evenly.unbind(0)
-        warms: list[bool] = self._warms_up.any(1).tolist()
-        self._warming = list(zip(warms, self._warms_up[..., None, None].unbind(0), strict=True))
+        self._warming = self._who(self._warms_up)
 
     def act(self) -> Tensor:
         """mu(s) + noise, within [-1, 1]: [P, E, size]."""
-        anyone, who = self._warming[self._at]
+        evenly, warms_up = self._evenly[self._at], self._warming[self._at]
+        if warms_up is None:
+            return evenly
         action = (self.greedy(self._state) + self._noise[self._at]).clamp_(-1, 1)
-        return torch.where(who, self._evenly[self._at], action) if anyone else action
+        return action if warms_up is False else torch.where(warms_up[:, None, None], evenly, action)
 
     def greedy(self, state: Tensor) -> Tensor:
         """mu(s)."""
@@ -90,23 +95,20 @@ class DDPG(OffPolicy):
 
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
         hp, tau = self._columns, self._columns["tau"][:, None]
-        state, after = self.environment.observe(batch.state), self.environment.observe(batch.after)
-        with torch.no_grad():
-            next_action = self._actor_target(after).tanh_()
-            q_next = self._critic_target(torch.cat([after, next_action], -1)).squeeze(-1)
-        target = td_target(batch.reward, batch.terminated, q_next, hp["gamma"])
-        q = self._critic.tracked(torch.cat([state, batch.action], -1)).squeeze(-1)
-        gradient = self._critic.gradient(critic_loss(q, target).sum())
-        with torch.no_grad():
-            self._adam_critic.step(gradient, self._rate("critic"), active, None)
-        action = self._actor.tracked(state).tanh()
-        own = self._critic(torch.cat([state, action], -1)).squeeze(-1)  # its parameters take no gradient here
-        gradient = self._actor.gradient(actor_loss(own).sum())
-        with torch.no_grad():
-            self._adam_actor.step(gradient, self._rate("actor"), active, None)
-            follows = tau if active is None else tau * active[:, None]
-            self._actor_target.flat.lerp_(self._actor.flat, follows)
-            self._critic_target.flat.lerp_(self._critic.flat, follows)
+        observation = self.environment.observe(batch.states)  # [2, P, B, F]: s, s'
+        own, both = self._actors.tracked(observation.flatten(0, 1))
+        actions = torch.stack([batch.action, both[self.members :].tanh()])
+        q, both = self._critics.tracked(torch.cat([observation, actions], -1).flatten(0, 1))
+        target = td_target(batch.reward, batch.terminated, both[self.members :, :, 0], hp["gamma"])
+        gradient = self._critics.gradient(critic_loss(q.squeeze(-1), target))
+        self._adam_critic.step(gradient, self._rate("critic"), active, None)
+        action = own.tanh()
+        slope = self._critic.slope(torch.cat([observation[0], action.detach()], -1), self._size)
+        gradient = self._actors.gradient(actor_loss(action, slope))
+        self._adam_actor.step(gradient, self._rate("actor"), active, None)
+        follows = tau if active is None else tau * active[:, None]
+        self._actor_target.flat.lerp_(self._actor.flat, follows)
+        self._critic_target.flat.lerp_(self._critic.flat, follows)
 
     def _rate(self, network: str) -> Tensor:
         """Its own learning rate, where it has one [P]."""

@@ -54,7 +54,8 @@ class DQN(OffPolicy):
         sizes = [self.environment.features, *HIDDEN, self.environment.actions.n]
         shape = (2, self.members, parameter_count(sizes))
         parameters = torch.zeros(shape, dtype=self.environment.dtype, device=self.environment.device)
-        self._online, self._target = Networks(parameters[0], sizes), Networks(parameters[1], sizes)
+        self._both = Networks(parameters.flatten(0, 1), sizes, learning=self.members)
+        self._online, self._target = (Networks(part, sizes, learning=0) for part in parameters)
         self._adam = Adam(self._online.flat)
 
     def _initialise(self, member: int, generator: torch.Generator) -> None:
@@ -76,7 +77,7 @@ class DQN(OffPolicy):
         """Which lanes' targets follow after each step of the episode [H, P]."""
         every = (self._columns["target_update_interval"] // self.environment.copies).clamp_min(1)
         due = (self._step_numbers + 1) % every == 0
-        self._follows = list(zip(due.any(1).tolist(), due.unbind(0), strict=True))
+        self._follows = self._who(due)
 
     def act(self) -> Tensor:
         """Epsilon-greedy actions [P, E]."""
@@ -84,28 +85,26 @@ class DQN(OffPolicy):
 
     def greedy(self, state: Tensor) -> Tensor:
         """argmax_a Q(s, a)."""
-        return self._online(self.environment.observe(state)).argmax(-1)
+        return self._online(self.environment.observe(state)).contiguous().argmax(-1)
 
-    @torch.no_grad()
     def _after_step(self) -> None:
         """Move the target networks that are due: theta' <- theta' + tau (theta - theta')."""
-        anyone, due = self._follows[self._at]
-        if anyone:
-            self._target.flat.lerp_(self._online.flat, (self._columns["tau"] * due)[:, None])
+        due, tau = self._follows[self._at], self._columns["tau"]
+        if due is not False:
+            self._target.flat.lerp_(self._online.flat, (tau if due is None else tau * due)[:, None])
 
     def _gradient_step(self, batch: Batch, active: Tensor | None) -> None:
-        observe, hp = self.environment.observe, self._columns
-        with torch.no_grad():
-            value = self._value_after(observe(batch.after))
+        hp = self._columns
+        observation = self.environment.observe(batch.states)  # [2, P, B, F]: s, s'
+        q, both = self._both.tracked(observation.flatten(0, 1))
+        value = self._value(both[self.members :], observation[1])
         target = td_target(batch.reward, batch.terminated, value, hp["gamma"])
-        q = self._online.tracked(observe(batch.state))
-        gradient = self._online.gradient(loss(q, batch.action.long(), target).sum())
-        with torch.no_grad():
-            self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
+        gradient = self._both.gradient(loss(q, batch.action.long(), target))
+        self._adam.step(gradient, hp["learning_rate"], active, hp["max_grad_norm"])
 
-    def _value_after(self, observation: Tensor) -> Tensor:
-        """max_a Q'(s', a) by the target network: [P, B, F] -> [P, B]."""
-        return self._target(observation).amax(dim=-1)
+    def _value(self, q_target: Tensor, observation: Tensor) -> Tensor:  # noqa: ARG002 - others ask Q in s', too
+        """max_a Q'(s', a), of the target network's action values [P, B, A] in s' [P, B, F] -> [P, B]."""
+        return q_target.amax(dim=-1)
 
     def write(self, member: int, name: str, value: Value) -> None:
         """Set one hyperparameter of one lane; how often the target follows is planned anew."""

@@ -105,7 +105,7 @@ class Environment(Protocol):
         """Act once in every copy."""
 
     def observe(self, state: Tensor) -> Tensor:
-        """[P, B, width] -> [P, B, features]."""
+        """[..., P, B, width] -> [..., P, B, features]."""
 
     def behaviour(self) -> Tensor:
         """Score of what was done in the episode [P]."""
@@ -184,8 +184,9 @@ class RoleEnvironment:
 
     def begin(self) -> Tensor:
         """Begin in one of the 16 start states; draw all chance of the episode."""
-        self._chance = self._random.uniform(self.horizon + 1, 2, self.copies).unbind(0)  # [P, 2, E] each
-        self._state = self._started(self._chance[-1][:, 0])
+        chance = self._random.uniform(self.horizon + 1, 2, self.copies)  # [H + 1, P, 2, E]
+        self._draws, self._ticks = _drawn(chance)
+        self._state = self._started(chance[-1, :, 0])
         self._return, self._at = torch.zeros_like(self._nowhere), 0
         return self._state
 
@@ -194,7 +195,7 @@ class RoleEnvironment:
 
     def step(self, action: Tensor) -> Transition:
         """Act once in every copy. The episode ends by its time limit only, in all copies at once."""
-        after, reward = self.result(self._state, action, self._chance[self._at])
+        after, reward = self._result(self._state, action, self._draws[self._at], self._ticks[self._at])
         self._return += reward
         self._at += 1
         self._state = after
@@ -206,18 +207,22 @@ class RoleEnvironment:
 
         state [P, E, 1]; chance [P, 2, E] in [0, 1).
         """
+        draws, ticks = _drawn(chance[None])
+        return self._result(state, action, draws[0], ticks[0])
+
+    def _result(self, state: Tensor, action: Tensor, draw: Tensor, tick: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of what was drawn [P, E, 1], and the tick [P, E]."""
         number = state[..., 0].long()
         cumulative, reward = self._expected(number, action)
-        outcome = (chance[:, 0, :, None] >= cumulative).sum(-1)
-        tick = (chance[:, 1] * TICKS).long()
-        at = (outcome * STATES + number).mul_(TICKS).add_(tick)
-        return self._next.index_select(0, at.view(-1)).view(*at.shape, 1), reward
+        outcome = (draw >= cumulative).sum(-1)
+        at = torch.add(tick, number, alpha=TICKS).add_(outcome, alpha=STATES * TICKS).view(-1)
+        return self._next.index_select(0, at).view_as(state), reward
 
     def _expected(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Cumulative probabilities of the outcomes [P, E, O - 1], and rewards [P, E]."""
         shape = state.shape
         if isinstance(self.actions, Discrete):
-            pair = (state * self.actions.n + action).view(-1)
+            pair = torch.add(action, state, alpha=self.actions.n).view(-1)
             return self._cumulative.index_select(0, pair).view(*shape, -1), self._reward.index_select(0, pair).view(
                 shape
             )
@@ -284,6 +289,11 @@ class RoleEnvironment:
     def set_random_state(self, member: int, state: Tensor) -> None:
         """Go on from there."""
         self._random.set_state(member, state)
+
+
+def _drawn(chance: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Of [T, P, 2, E] in [0, 1), step by step: what an outcome is drawn with [P, E, 1], and the tick [P, E]."""
+    return chance[:, :, 0, :, None].unbind(0), (chance[:, :, 1] * TICKS).long().unbind(0)
 
 
 def capacity(action: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What DQN and DDPG share: they learn from transitions drawn from a replay buffer."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +16,12 @@ class Batch:
     """Transitions [P, B] drawn from the lanes' buffers."""
 
     def __init__(self, rows: Tensor, width: int) -> None:
-        self.state, self.after = rows[..., :width], rows[..., width : 2 * width]
-        self.action, self.reward, self.terminated = rows[..., 2 * width : -2], rows[..., -2], rows[..., -1]
+        states, self.action, reward, terminated = torch.split(
+            rows, [2 * width, rows.shape[-1] - 2 * width - 2, 1, 1], -1
+        )
+        self.states = states.view(*rows.shape[:-1], 2, width).movedim(-2, 0)
+        """s and s' [2, P, B, width]"""
+        self.reward, self.terminated = reward.squeeze(-1), terminated.squeeze(-1)
 
 
 class OffPolicy(Population):
@@ -46,23 +50,30 @@ class OffPolicy(Population):
         )
         self._warms_up = step * self.environment.copies < self._columns["learning_starts"]  # [H, P]
         due = ((step + 1) * self.environment.copies > self._columns["learning_starts"]) & ((step + 1) % freq == 0)
-        everyone, anyone = due.all(1).tolist(), due.any(1).tolist()
-        self._due: list[Tensor | Literal[False] | None] = [
-            (None if whole else row) if some else False
-            for row, whole, some in zip(due.unbind(0), everyone, anyone, strict=True)
-        ]
-        self._round, self._count = freq, self._shared("gradient_steps")
-        self._picks = self._random.uniform((horizon // freq + 1) * self._count, self._shared("batch_size"))
+        self._due = self._who(due)
+        count = self._shared("gradient_steps")
+        picks = self._random.uniform((horizon // freq + 1) * count, self._shared("batch_size"))
+        self._picks = picks.view(-1, count, *picks.shape[1:])  # [rounds, count, P, B]
+        self._plan_memory()
+
+    def _plan_memory(self) -> None:
+        """Say for the whole episode where its transitions will lie, and which rows its gradient steps draw."""
+        copies, device = self.environment.copies, self._vector_steps.device
+        before = (torch.arange(self.environment.horizon, device=device)[:, None] - self._at) * copies
+        self._places = self._buffer.places(before + torch.arange(copies, device=device)).unbind(0)
+        learns = [at for at, active in enumerate(self._due) if active is not False]
+        rounds = [at // self._shared("train_freq") for at in learns]  # by the step, whatever other lanes do
+        drawn = self._buffer.drawn(self._picks[rounds], before[learns][..., None] + copies)  # [steps, count, P, B]
+        each, count = drawn.flatten(0, 1).unbind(0), drawn.shape[1]
+        self._drawn = {at: each[n * count : (n + 1) * count] for n, at in enumerate(learns)}
 
     def _learn(self, transition: Transition) -> None:
-        with torch.no_grad():
-            self._buffer.write(self._rows(transition))
+        self._buffer.put(self._rows(transition), self._places[self._at])
         active = self._due[self._at]
         if active is not False:
-            first = self._at // self._round * self._count  # by the step, whatever other lanes do
-            for pick in self._picks[first : first + self._count]:
+            for places in self._drawn[self._at]:
                 self.between()
-                self._gradient_step(Batch(self._buffer.sample(pick), self.environment.width), active)
+                self._gradient_step(Batch(self._buffer.read(places), self.environment.width), active)
         self._after_step()
 
     def _after_step(self) -> None:
@@ -71,7 +82,7 @@ class OffPolicy(Population):
     def _rows(self, transition: Transition) -> Tensor:
         action = transition.action
         if not isinstance(self.environment.actions, Continuous):
-            action = action[..., None]
+            action = action[..., None].to(transition.reward)  # numbers of two types take twice the time to join
         parts = [self._state, transition.after, action, transition.reward[..., None], transition.terminated[..., None]]
         return torch.cat(parts, -1)
 
@@ -105,6 +116,8 @@ class OffPolicy(Population):
         if rows.ndim != 2 or rows.shape[1] != self._buffer.width:  # noqa: PLR2004 - rows and columns
             raise ValueError(f"transitions of {tuple(rows.shape)} do not fit rows of {self._buffer.width} numbers")
         self._buffer.restore(member, rows)
+        if self._at < self.environment.horizon:
+            self._plan_memory()
 
     def _forget(self, member: int) -> None:
         self._buffer.clear(member)

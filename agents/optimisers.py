@@ -31,7 +31,7 @@ class Optimiser(ABC):
         gradient [P, n] (is overwritten); learning_rate, active (None: all are) and longest (None: no limit) [P].
         """
         if longest is not None:
-            norm = torch.linalg.vector_norm(gradient, dim=1) + 1e-6
+            norm = torch.linalg.vector_norm(gradient, dim=1).add_(1e-6)
             gradient.mul_((longest / norm).clamp_(max=1)[:, None])
         if active is None:
             self.steps += 1
@@ -70,12 +70,12 @@ class Adam(Optimiser):
         t = torch.arange(CORRECTED_STEPS + 1, dtype=torch.float64).clamp_min(1)
         second = (1 - BETA_2**t).sqrt()
         # theta -= lr (m / (1 - beta1^t)) / (sqrt(v) / second + eps), both corrections looked up: 3 operations, not 9.
-        self._corrections = torch.stack([-second / (1 - BETA_1**t), second * epsilon], 1).to(parameters)
+        self._corrections = torch.stack([-second / (1 - BETA_1**t), second * epsilon], 1)[..., None].to(parameters)
 
     def _move(self, gradient: Tensor, learning_rate: Tensor, share: Tensor | None) -> None:
         self._average(self._m, gradient, 1 - BETA_1, share)
         self._average(self._v, torch.mul(gradient, gradient, out=self._room), 1 - BETA_2, share)
-        scale, epsilon = self._corrections.index_select(0, self.steps.clamp_max(CORRECTED_STEPS)).tensor_split(2, 1)
+        scale, epsilon = self._corrections.index_select(0, self.steps.clamp_max(CORRECTED_STEPS)).unbind(1)
         torch.sqrt(self._v, out=self._room).add_(epsilon)
         torch.div(self._m, self._room, out=self._room)
         self._parameters.addcmul_(self._room, scale * learning_rate[:, None])

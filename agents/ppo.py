@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from tars.agents.actor_critic import ActorCritic, Rollout, Step
+from tars.agents.actor_critic import ActorCritic, Step
+from tars.agents.environments import Discrete
 from tars.agents.optimisers import Adam, Optimiser
 from tars.schemas.hyperparameters import PPO as DECLARED
-from tars.schemas.hyperparameters import Algorithm
+from tars.schemas.hyperparameters import Algorithm, Value
 
 EPSILON: Final = 1e-5
 TOO_FAR: Final = 1.5
@@ -40,6 +41,15 @@ def divergence(log_ratio: Tensor) -> Tensor:
     return (log_ratio.expm1() - log_ratio).mean(-1)
 
 
+class Batch:
+    """Steps [P, B] of a rollout, from rows of state, action, advantage, return, and log pi when it was taken."""
+
+    def __init__(self, rows: Tensor, width: int, *, discrete: bool) -> None:
+        self.state, action, *rest = torch.split(rows, [width, rows.shape[-1] - width - 3, 1, 1, 1], -1)
+        self.action = action.squeeze(-1).long() if discrete else action
+        self.advantage, self.returned, self.log_prob = (part.squeeze(-1) for part in rest)
+
+
 class PPO(ActorCritic):
     """A population of P actor-critics in lockstep: `n_epochs` passes over a rollout, in minibatches."""
 
@@ -50,31 +60,50 @@ class PPO(ActorCritic):
         return Adam(flat, EPSILON)
 
     def _learn_from(self, rollout: list[Step]) -> None:
-        whole = self._collected(rollout)
-        size, batch = whole.advantage.shape[1], self._shared("batch_size")
-        orders = self._random.uniform(self._shared("n_epochs"), size).argsort(-1)
-        active = self._active(rollout)
+        rows = self._collected(rollout)
+        taken, size = rows.shape[1], self._shared("batch_size")
+        orders = self._random.uniform(self._shared("n_epochs"), taken).argsort(-1)
+        orders += taken * torch.arange(self.members, device=rows.device)[:, None]
+        active, flat = self._active(rollout), rows.flatten(0, 1)
         for order in orders:
-            for rows in torch.split(order, batch, -1):
+            for chosen in order.split(size, -1):
                 self.between()
-                active = self._gradient_step(whole.rows(rows), active)
+                batch = flat.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1)
+                active = self._gradient_step(self._batch(batch), active)
 
-    @torch.no_grad()
-    def _collected(self, rollout: list[Step]) -> Rollout:
-        """What the policy that collected it says of a rollout."""
+    def _batch(self, rows: Tensor) -> Batch:
+        discrete = isinstance(self.environment.actions, Discrete)
+        return Batch(rows, self.environment.width, discrete=discrete)
+
+    def _collected(self, rollout: list[Step]) -> Tensor:
+        """Rows of `Batch` [P, N, width]: a rollout, and what the policy that collected it says of it."""
         states, actions = self._states(rollout), self._actions(rollout)
         taken = actions.shape[1]
-        policy, value = self.both(states, tracked=False)
+        policy, value = self.both(states)
         advantage, value = self._advantages(rollout, value).flatten(1), value[:, :taken]
         log_prob = policy.first(taken).log_prob(actions)
-        return Rollout(states[:, :taken], actions, advantage, advantage + value, log_prob)
+        numbers = torch.stack([advantage, advantage + value, log_prob], -1)
+        return torch.cat([states[:, :taken], actions.view(*actions.shape[:2], -1).to(numbers), numbers], -1)
 
-    def _gradient_step(self, batch: Rollout, active: Tensor | None) -> Tensor | None:
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._look_for_limits()
+
+    def write(self, member: int, name: str, value: Value) -> None:
+        """Set one hyperparameter of one lane; whether any lane has a limit is looked up anew."""
+        super().write(member, name, value)
+        if name == "target_kl":
+            self._look_for_limits()
+
+    def _look_for_limits(self) -> None:
+        self._limited = not bool(self._columns["target_kl"].isnan().all())
+
+    def _gradient_step(self, batch: Batch, active: Tensor | None) -> Tensor | None:
         """Learn from a minibatch; return who goes on [P] (None: all)."""
         hp = self._columns
-        policy, value = self.both(batch.state, tracked=True)
+        policy, value, _ = self.tracked(batch.state)
         log_ratio = policy.log_prob(batch.action) - batch.log_prob
-        if not bool(hp["target_kl"].isnan().all()):
+        if self._limited:
             far = divergence(log_ratio.detach()) > TOO_FAR * hp["target_kl"]  # no comparison with NaN holds
             active = ~far if active is None else active & ~far
         entropy = policy.entropy().mean(-1)
@@ -83,5 +112,5 @@ class PPO(ActorCritic):
             + hp["vf_coef"] * mse_loss(value, batch.returned, reduction="none").mean(-1)
             - hp["ent_coef"] * entropy
         )
-        self._descend(loss.sum(), active)
+        self._descend(loss, active)
         return active

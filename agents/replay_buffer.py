@@ -18,17 +18,34 @@ class ReplayBuffer:
 
     def write(self, rows: Tensor) -> None:
         """Store the next rows [P, n, width] of every lane."""
-        number = self.written[:, None] + torch.arange(rows.shape[1], device=rows.device)
-        self._rows.index_copy_(0, (self._offset + number % self.capacity).view(-1), rows.view(-1, rows.shape[2]))
-        self.written += rows.shape[1]
+        self.put(rows, self.places(torch.arange(rows.shape[1], device=rows.device)))
 
     def sample(self, uniform: Tensor) -> Tensor:
         """Read one row for each number in [0, 1), evenly among what a lane holds: [P, B] -> [P, B, width]."""
-        oldest = (self.written - self.capacity).clamp_min(0)
-        held = (self.written - oldest)[:, None]
-        number = oldest[:, None] + (uniform * held).long().clamp_max(held - 1)
-        rows = self._rows.index_select(0, (self._offset + number % self.capacity).view(-1))
-        return rows.view(*uniform.shape, -1)
+        return self.read(self.drawn(uniform, torch.zeros_like(self.written[:1])))
+
+    # The same in two steps, the first for a whole episode ahead of its writes.
+
+    def places(self, ahead: Tensor) -> Tensor:
+        """Where the transitions after `ahead` [..., n] more will lie, of every lane: [..., P, n]."""
+        return self._offset + (self.written[:, None] + ahead[..., None, :]) % self.capacity
+
+    def put(self, rows: Tensor, places: Tensor) -> None:
+        """Store the next rows [P, n, width] of every lane, in their places [P, n]."""
+        self._rows.index_copy_(0, places.view(-1), rows.view(-1, rows.shape[2]))
+        self.written += rows.shape[1]
+
+    def drawn(self, uniform: Tensor, ahead: Tensor) -> Tensor:
+        """Where the rows will lie that [..., P, B] numbers in [0, 1) draw after `ahead` [..., 1] more transitions."""
+        written = self.written[:, None] + ahead[..., None]
+        oldest = (written - self.capacity).clamp_min_(0)
+        held = written - oldest
+        number = (uniform * held).long().clamp_max_(held - 1).add_(oldest)  # in place: it may be a long episode's
+        return number.remainder_(self.capacity).add_(self._offset)
+
+    def read(self, places: Tensor) -> Tensor:
+        """The rows there: [P, B] -> [P, B, width]."""
+        return self._rows.index_select(0, places.view(-1)).view(*places.shape, -1)
 
     def stored(self, member: int) -> int:
         """Return how many transitions a lane holds."""

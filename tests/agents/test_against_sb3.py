@@ -85,7 +85,7 @@ def replayed(learner: OffPolicy, theirs: Model) -> Batch:
     rows = torch.stack([learner.remembered(member)[:ROWS] for member in range(LANES)])
     rows[..., -1] = (torch.arange(ROWS) % 5 == 0).float()  # some end their task
     batch, observe, buffer = Batch(rows, 1), learner.environment.observe, theirs.replay_buffer
-    state, after = (observe(part)[MEMBER].numpy() for part in (batch.state, batch.after))
+    state, after = (part[MEMBER].numpy() for part in observe(batch.states))
     parts = [part[MEMBER].numpy() for part in (batch.action, batch.reward, batch.terminated)]
     for s, s2, action, reward, ended in zip(state, after, *parts, strict=True):
         buffer.add(s, s2, action, reward, ended, [{}])

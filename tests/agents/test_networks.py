@@ -39,14 +39,14 @@ def test_a_member_answers_and_is_differentiated_as_if_it_were_alone(member: int)
     answer = alone(inputs[member])
     answer.square().mean().backward()
     expected = torch.cat([(p.grad.T if p.grad.dim() > 1 else p.grad).flatten() for p in alone.parameters()])  # type: ignore[union-attr] # backward has set them
-    gradient = networks.gradient(networks.tracked(inputs).square().mean((1, 2)).sum())
+    gradient = networks.gradient(networks.tracked(inputs)[0].square().mean((1, 2)).sum())
     assert torch.allclose(networks(inputs)[member], answer, rtol=0, atol=1e-12)
     assert torch.allclose(gradient[member], expected, rtol=0, atol=1e-12)
 
 
 def test_no_gradient_crosses_members() -> None:
     networks = _networks()
-    gradient = networks.gradient(networks.tracked(_inputs())[1].sum())
+    gradient = networks.gradient(networks.tracked(_inputs())[0][1].sum())
     assert gradient.abs().amax(1).gt(0).tolist() == [False, True, False]
 
 
