@@ -199,6 +199,10 @@ class World:
         self._thread = threading.Thread(target=self._run, name=f"world-{world_id}", daemon=True)
         self.error: BaseException | None = None
 
+    def go_on_at(self, episode: int) -> None:
+        """Count episodes from here, before it starts: its agents go on from snapshots."""
+        self._episodes = episode
+
     def start(self) -> None:
         """Begin to play and learn."""
         self._thread.start()
@@ -274,7 +278,8 @@ class World:
         twin = World(self.world_id, starts, seed=self._seed + TWIN_SEED + self._episodes, tell=tell, pace=self._pace)
         for copy, other in zip(twin.players, self.players, strict=True):
             copy.restore(checkpoint.dump(other.population, 0, transitions=True))
-        twin._episodes, twin._until = self._episodes, self._episodes + episodes
+        twin.go_on_at(self._episodes)
+        twin._until = self._episodes + episodes
         twin.start()
         return twin
 

@@ -37,8 +37,9 @@ from tars.schemas.views import AgentRow, StudyRow
 ROLE: Final = "policy"
 TRIALS: Final = 20
 LOOK_SECONDS: Final = 0.5
-WARM_UP_EPISODES: Final = 6
-"""By then each agent has put its first snapshot into the store: the study starts from them."""
+WARM_UP_EPISODES: Final = 50
+"""By then each agent has put a snapshot into the store that is worth starting from: earlier its partners change faster
+than a trial lasts."""
 SCORED_EPISODES: Final = 20
 """Newest episodes that a score before, or after, is the mean of."""
 AFTER_SECONDS: Final = 6.0
