@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import queue
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ from tars.runtime.provision import provision
 from tars.runtime.running_agents import running_agents
 from tars.runtime.servers import Server, start_nats
 from tars.runtime.settings import Settings
-from tars.runtime.snapshots import KEPT, Snapshots
+from tars.runtime.snapshots import KEPT, NoSnapshot, Snapshots
+from tars.schemas.agent import AgentReported
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, Value
 from tars.schemas.snapshot import SnapshotRef
@@ -140,8 +142,58 @@ async def test_a_hosted_agents_snapshot_is_in_the_store_soon_under_its_run(bus: 
         assert (snapshot.algorithm, snapshot.environment) == (running[name].algorithm, running[name].role)
 
 
-def taken(episode: int, agent_id: str = "policy-0") -> Taken:
-    return Taken(agent_id, episode, step=episode * 32, version=2, data=b"weights %d" % episode)
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_hosted_agent_that_starts_again_goes_on_from_its_newest_snapshot(bus: Bus, settings: Settings) -> None:
+    names = [f"{role}-0" for role in ROLES]
+    async with hosting(bus, settings, names):
+        pass
+    newest = [ref for name in names if (ref := await Snapshots(bus).newest(name))]
+    async with hosting(bus, settings, names):
+        running = await running_agents(Journal(bus), names)
+        again: list[AgentReported] = []
+        async with asyncio.timeout(SECONDS):
+            while not again:
+                reported = await Journal(bus).messages("REPORTS", "tars.report.agent.reported.*.policy-0")
+                again = [e.event for e in reported if e.event.run_id == running["policy-0"].run_id]
+    for name, ref in zip(names, newest, strict=True):
+        restored = running[name].restored
+        assert restored is not None
+        assert restored.snapshot == ref
+    assert again[0].episode >= newest[0].episode
+    assert again[0].step > newest[0].step
+
+
+@asynccontextmanager
+async def hosting(bus: Bus, settings: Settings, names: Sequence[str]) -> AsyncIterator[None]:
+    """A process that hosts one world, from when its agents have snapshots and have said all they had to."""
+    host = Host(worlds=1, pace=None)
+    serving = asyncio.create_task(worker(settings, host).serve(0))
+    async with asyncio.timeout(SECONDS):
+        while None in [await Snapshots(bus).newest(name) for name in names] or not host.is_ready():
+            await asyncio.sleep(0.1)
+    yield
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+def taken(episode: int, agent_id: str = "policy-0", before: int | None = None) -> Taken:
+    return Taken(agent_id, episode, step=episode * 32, version=2, data=b"weights %d" % episode, before=before)
+
+
+@pytest.mark.anyio
+async def test_what_a_rollout_may_go_back_to_outlives_the_snapshots_that_come_after_it(bus: Bus) -> None:
+    keeper, snapshots = Keeper(bus), Snapshots(bus)
+    outs = [
+        await keeper.store("run-0", taken(episode, before=version)) for version, episode in ((3, 1), (4, 2), (5, 3))
+    ]
+    for episode in range(4, 4 + KEPT + 2):
+        await keeper.store("run-0", taken(episode))
+    kept = [ref for ref in outs if ref is not None]
+    assert [ref.name for ref in kept] == ["policy-0.run-0.v3", "policy-0.run-0.v4", "policy-0.run-0.v5"]
+    with pytest.raises(NoSnapshot):
+        await snapshots.get(kept[0])
+    assert [await snapshots.get(ref) for ref in kept[1:]] == [b"weights 2", b"weights 3"]
 
 
 async def at_least(snapshots: Snapshots, episode: int) -> SnapshotRef:
