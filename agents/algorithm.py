@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tars.agents.environments import Actions, Environment, Transition
+from tars.agents.environments import Actions, Environment, Evaluation, Transition
 from tars.agents.optimisers import Optimiser
 from tars.agents.random_streams import RandomStreams
 from tars.schemas.hyperparameters import Algorithm, Moment, Value, Values
@@ -37,6 +37,8 @@ class Population(ABC):
     """Hyperparameters that lanes must share to be one population."""
     ACTIONS: ClassVar[tuple[type[Actions], ...]]
     """The kinds of action it can choose."""
+    REPLAYS: ClassVar[bool] = False
+    """What a lane remembers is of use to other values too; a rollout in progress is not."""
 
     def __init__(self, environment: Environment, lanes: Sequence[Lane]) -> None:
         self._check(environment, lanes)
@@ -162,8 +164,7 @@ class Population(ABC):
         numbers = self._numbers(lane.hyperparameters)
         if unlike := [name for name in self.STRUCTURE if numbers[name] != self._shared(name)]:
             raise ValueError(f"lanes of one population must share {', '.join(unlike)}")
-        self._random.reseed(member, lane.seed)
-        self.environment.reseed(member, lane.seed)
+        self.reseed(member, lane.seed)
         for name, number in numbers.items():
             self._columns[name][member] = number
         self._pending = {name: {m: v for m, v in new.items() if m != member} for name, new in self._pending.items()}
@@ -172,6 +173,11 @@ class Population(ABC):
             optimiser.reset(member)
         self._forget(member)
         self._vector_steps[member] = 0
+
+    def reseed(self, member: int, seed: int) -> None:
+        """Draw all chance of a lane, and of its environment, from another seed from here on."""
+        self._random.reseed(member, seed)
+        self.environment.reseed(member, seed)
 
     @torch.no_grad()
     def begin(self, state: Tensor | None = None) -> None:
@@ -213,8 +219,8 @@ class Population(ABC):
         return self.environment.behaviour()
 
     @torch.no_grad()
-    def evaluate(self, episodes: int, seeds: Sequence[int]) -> Tensor:
-        """Score of the greedy policies [P] over evaluation episodes, lane k's chance drawn from seeds[k]."""
+    def evaluate(self, episodes: int, seeds: Sequence[int]) -> Evaluation:
+        """How the greedy policies do over evaluation episodes, lane k's chance drawn from seeds[k]."""
         return self.environment.evaluate(self.greedy, episodes, seeds)
 
     @torch.no_grad()

@@ -5,13 +5,18 @@ import logging
 from typing import Final
 
 from tars.agents.game import JointPlay
-from tars.agents.host import LiveAgent, last_run
-from tars.agents.world import EPISODES_PER_SECOND, Episode, Spell, Start, World, starts
+from tars.agents.guard import Guard
+from tars.agents.host import LiveAgent, last_run, until_possible
+from tars.agents.keeper import Keeper, Taken
+from tars.agents.world import EPISODES_PER_SECOND, Episode, Player, Spell, Start, World, starts
 from tars.producers.agent_reports import Reporter
 from tars.runtime.app import Worker
+from tars.runtime.bus import Bus
 from tars.runtime.settings import Settings
+from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.schemas.agent import AgentBeat, AgentReported
 from tars.schemas.game import GameReported
+from tars.schemas.snapshot import SnapshotRef, twin_of
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +32,18 @@ class Host:
         self.worlds: list[World] = []
         self.agents: dict[str, LiveAgent] = {}
         self._episodes: dict[str, int] = {}
+        self._runs: dict[str, str] = {}
         self._reporter: Reporter | None = None
+        self._keeper: Keeper | None = None
 
     async def run(self, worker: Worker) -> None:
         """Host until cancelled; then every agent says that it stopped."""
-        self._reporter = Reporter(worker.bus)
+        self._reporter, self._keeper = Reporter(worker.bus), Keeper(worker.bus)
         cause, detail = "error", ""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._reporter.run())
+                group.create_task(self._keeper.run())
                 for number in range(self._count):
                     await self._open(worker, str(number))
                 for agent in self.agents.values():
@@ -59,12 +67,18 @@ class Host:
             before[agent_id] = await last_run(worker.bus, agent_id)
             if before[agent_id].applied:
                 begin[role] = Start(before[agent_id].values, before[agent_id].applied)
-        world = World(world_id, begin, seed=int(world_id), tell=self._tell, pace=self._pace)
-        agents = [LiveAgent(worker.bus, player) for player in world.players]
+        world = World(world_id, begin, seed=int(world_id), tell=self._tell, keep=self._keep, pace=self._pace)
+        guard = Guard(worker.settings)
+        agents = [LiveAgent(worker.bus, player, self._keeper, guard) for player in world.players]
+        self._runs |= {agent.agent_id: agent.run_id for agent in agents}
+        restored = {player.agent_id: await _restored(worker.bus, player) for player in world.players}
+        world.go_on_at(max((ref.episode for ref, _ in filter(None, restored.values())), default=0))
         world.start()
         self.worlds.append(world)
         for agent in agents:
             await agent.start(before[agent.agent_id])
+            if (found := restored[agent.agent_id]) is not None:
+                agent.say_restored(*found)
             self.agents[agent.agent_id] = agent
 
     def _tell(self, world_id: str, episode: Episode) -> None:
@@ -73,10 +87,16 @@ class Host:
             return
         for spell in episode.agents:
             if (agent := self.agents.get(spell.agent_id)) is not None:
-                self._episodes[spell.agent_id] = episode.number
                 self._reporter.report(_reported(agent.run_id, episode.number, spell))
+                if not spell.twin:
+                    self._episodes[spell.agent_id] = episode.number
         if episode.joint is not None:
             self._reporter.report(_game(world_id, episode, episode.joint))
+
+    def _keep(self, taken: Taken) -> None:
+        """Store a snapshot; called from the world's thread."""
+        if self._keeper is not None:
+            self._keeper.keep(self._runs[taken.agent_id], taken)
 
     async def _beat(self) -> None:
         """Say every BEAT_SECONDS that each agent lives; a world whose thread broke ends this process with its error."""
@@ -110,9 +130,22 @@ class Host:
             await agent.catch_up()
 
 
+async def _restored(bus: Bus, player: Player) -> tuple[SnapshotRef, str] | None:
+    """Let an agent that starts again go on from its newest snapshot; None: it has none that fits."""
+    try:
+        ref = await until_possible(lambda: Snapshots(bus).newest(player.agent_id))
+        data = None if ref is None else await until_possible(lambda: Snapshots(bus).get(ref))
+    except NoSnapshot as error:
+        log.warning("it starts from fresh weights", extra={"agent": player.agent_id, "error": str(error)})
+        return None
+    weights = None if data is None else player.restore(data)
+    return None if ref is None or weights is None else (ref, weights)
+
+
 def _reported(run_id: str, episode: int, spell: Spell) -> AgentReported:
     return AgentReported(
-        agent_id=spell.agent_id,
+        agent_id=twin_of(spell.agent_id) if spell.twin else spell.agent_id,
+        twin=spell.twin,
         run_id=run_id,
         episode=episode,
         step=spell.step,
@@ -136,4 +169,11 @@ def _game(world_id: str, episode: Episode, joint: JointPlay) -> GameReported:
 def worker(settings: Settings, host: Host | None = None) -> Worker:
     """Hosts two worlds: eight live agents, which all learn."""
     hosting = host or Host()
-    return Worker("agents", settings, tasks=(hosting.run,), is_ready=hosting.is_ready, on_reconnect=hosting.catch_up)
+    return Worker(
+        "agents",
+        settings,
+        buckets=("SNAPSHOTS",),
+        tasks=(hosting.run,),
+        is_ready=hosting.is_ready,
+        on_reconnect=hosting.catch_up,
+    )

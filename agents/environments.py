@@ -15,6 +15,7 @@ from tars.agents.game import (
     ROLES,
     STATES,
     TICKS,
+    Joint,
     Role,
     adequacy,
     coordination_game,
@@ -64,6 +65,17 @@ class Transition(NamedTuple):
     """The state to act in next: another one where the copy was reset."""
 
 
+class Evaluation(NamedTuple):
+    """How policies did in evaluation episodes, lane by lane."""
+
+    score: Tensor
+    """[P]"""
+    conflict: Tensor | None
+    """Conflicts a step [P]; None: the environment has none."""
+    latency: Tensor | None
+    """Latency a step [P], 1 for a full backlog; None: the environment has none."""
+
+
 class Environment(Protocol):
     """What a population learns in. A state is `width` floats; one environment serves one population."""
 
@@ -98,8 +110,8 @@ class Environment(Protocol):
     def behaviour(self) -> Tensor:
         """Score of what was done in the episode [P]."""
 
-    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Tensor:
-        """Score of a policy [P] over evaluation episodes; the same seeds, the same chance."""
+    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Evaluation:
+        """How a policy does over evaluation episodes; the same seeds, the same chance."""
 
     def exact_score(self, policy: Policy) -> Tensor | None:
         """The same without chance [P], where that is known."""
@@ -115,9 +127,21 @@ class Environment(Protocol):
 
 
 class RoleEnvironment:
-    """One role of the coordination game against the others' reference policies."""
+    """One role of the coordination game against the others' reference policies, or against other partners.
 
-    def __init__(self, role: Role, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
+    Scores are on the references' scale whoever the partners are: a live agent's own scores are on it, and against some
+    partners the best response and the best constant action are worth nearly the same. So 1 can be out of reach there,
+    or be surpassed; differences of scores stay differences of reward.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        *,
+        against: Joint | None = None,
+    ) -> None:
         if role not in ROLES:
             raise ValueError(f"{role} is no role of the game; choose among {', '.join(ROLES)}")
         self.name: str = role
@@ -129,11 +153,13 @@ class RoleEnvironment:
         self._next = game.successor.reshape(-1).to(self.device, dtype)
         self._observation = game.observation.to(self.device, dtype)
         self._start = game.start.to(self.device, dtype)
+        self._partners = others = game.reference if against is None else against
+        self._costs = [part.reshape(-1, 2).to(self.device, dtype) for part in game.costs(role, others)]
         if role in ACTIONS:
-            outcome, reward = game.faced(role, game.reference)
+            outcome, reward = game.faced(role, others)
             self._cumulative, self._reward = self._flat(outcome), reward.reshape(-1).to(self.device, dtype)
         else:
-            outcomes, rewards = game.faced_capacity(game.reference)
+            outcomes, rewards = game.faced_capacity(others)
             self._need = game.need.to(self.device, dtype)
             self._cumulatives = [self._flat(part) for part in outcomes]  # affine, so their sums are
             self._rewards = [part.reshape(-1).to(self.device, dtype) for part in rewards]
@@ -213,26 +239,40 @@ class RoleEnvironment:
         return self._observation.index_select(0, state.reshape(-1).long()).view(*state.shape[:-1], -1)
 
     def behaviour(self) -> Tensor:
-        """0 the best constant action, 1 the best response, both against the references."""
+        """0 the best constant action, 1 the best response, both against the references, whoever the partners are."""
         return self._game.score(self.role, self._return.mean(1) / self.horizon)
 
-    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Tensor:
-        """Score over `episodes` episodes of all copies."""
+    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Evaluation:
+        """Means over `episodes` episodes of all copies; rewards and costs are the expected ones, no draws."""
         random = RandomStreams(seeds, self.dtype, self.device)
         chance = random.uniform(self.horizon + 1, 2, episodes * self.copies)
         state = self._started(chance[-1][:, 0])
-        total = self._nowhere.new_zeros(len(seeds))
+        reward, costs = self._nowhere.new_zeros(len(seeds)), self._nowhere.new_zeros(len(seeds), 2)
         for draws in chance[:-1]:
-            state, reward = self.result(state, policy(state), draws)
-            total += reward.mean(1)
-        return self._game.score(self.role, total / self.horizon)
+            action = policy(state)
+            costs += self._expected_costs(state, action).mean(1)
+            state, paid = self.result(state, action, draws)
+            reward += paid.mean(1)
+        score = self._game.score(self.role, reward / self.horizon)
+        return Evaluation(score, *(costs / self.horizon).unbind(1))
+
+    def _expected_costs(self, state: Tensor, action: Tensor) -> Tensor:
+        """Conflicts and latency [P, E, 2] expected of these actions."""
+        number = state[..., 0].long().view(-1)
+        base, slope = self._costs
+        if isinstance(self.actions, Discrete):
+            pair = number * self.actions.n + action.reshape(-1)
+            return base.index_select(0, pair).view(*state.shape[:-1], 2)
+        m = adequacy(self._need.index_select(0, number), capacity(action).reshape(-1))
+        cost = torch.addcmul(base.index_select(0, number), slope.index_select(0, number), m[:, None])
+        return cost.view(*state.shape[:-1], 2)
 
     def exact_score(self, policy: Policy) -> Tensor | None:
         """Score by dynamic programming."""
         members = len(self._nowhere)
         action = policy(self.every_state().expand(members, -1, -1))
         taken = action if isinstance(self.actions, Discrete) else capacity(action)
-        return self._game.score(self.role, self._game.value(self.role, taken.cpu()))
+        return self._game.score(self.role, self._game.value(self.role, taken.cpu(), self._partners))
 
     def every_state(self) -> Tensor:
         """[1, S, 1]: all states, to ask a policy what it does in each."""

@@ -140,6 +140,10 @@ class Game:
         starved = (c == ACCEPT) * (1 - vetoed) * heavy + nought
         self.starved = Affine(starved, -starved)
         self.latency = backlog / 5 + 0.15 * (c == ESCALATE) + nought
+        self.cost = Affine(
+            _stack([self.veto + self.starved.base, self.latency], nought), _stack([self.starved.slope, nought], nought)
+        )
+        """[S, 4, 3, 3, 2]: expected conflicts, of both kinds together, and latency."""
 
         worth = (0.3 + 0.7 * (p == demand)) * _choose(e, 1.0, 0.8, 1.0)
         shared = Affine(
@@ -182,20 +186,30 @@ class Game:
             outcome, reward = self.faced_capacity(joint)
             adequacy = self._adequate(capacity)
             return outcome.at(adequacy[..., None]), reward.at(adequacy) + price(capacity)
-        who = ROLES.index(role)
-        adequacy = self._adequate(joint.resource[:, None]).view(-1, 1, 1, 1)
-        share = [x if r != role else torch.ones_like(x) for r, x in zip(ROLES, joint[:3], strict=False)]
-        away = [axis + 1 for axis in range(3) if axis != who]
-        weight = _product(share)
-        met = (self.outcome.at(adequacy[..., None]) * weight[..., None]).sum(away)
-        return met, (self.reward.at(adequacy)[who] * weight).sum(away)
+        reward = Affine(*(part[ROLES.index(role), ..., None] for part in self.reward))
+        met, paid = (_met(role, joint, self._played(table, joint)) for table in (self.outcome, reward))
+        return met, paid[..., 0]
 
     def faced_capacity(self, joint: Joint) -> tuple[Affine, Affine]:
         """What resource faces, affine in the adequacy: outcomes [S, 1, O], and rewards [S, 1] without `price`."""
-        weight = _product(joint[:3])
-        outcome = [(x * weight[..., None]).sum((1, 2, 3))[:, None] for x in self.outcome]
-        reward = [(x[3] * weight).sum((1, 2, 3))[:, None] for x in self.reward]
+        outcome = (_met("resource", joint, part) for part in self.outcome)
+        reward = (_met("resource", joint, part[3, ..., None])[..., 0] for part in self.reward)
         return Affine(*outcome), Affine(*reward)
+
+    def costs(self, role: Role, joint: Joint) -> Affine:
+        """Conflicts and latency a step [S, A, 2] of one role's actions, the others following `joint`.
+
+        Affine in the adequacy of what resource gives; A is 1 of resource itself. For the others `joint` says what it
+        gives, so their slope is 0.
+        """
+        if role == "resource":
+            return Affine(*(_met(role, joint, part) for part in self.cost))
+        base = _met(role, joint, self._played(self.cost, joint))
+        return Affine(base, torch.zeros_like(base))
+
+    def _played(self, table: Affine, joint: Joint) -> Tensor:
+        """A table [S, 4, 3, 3, n] where resource gives what `joint` says."""
+        return table.at(self._adequate(joint.resource[:, None]).view(-1, 1, 1, 1, 1))
 
     def _adequate(self, capacity: Tensor) -> Tensor:
         """m of a capacity [S, n]."""
@@ -205,18 +219,19 @@ class Game:
         """Expected value [O, S, n] after each outcome, of values [S, n]."""
         return (self._moves @ value).view(len(OUTCOMES), STATES, -1)
 
-    def value(self, role: Role, actions: Tensor) -> Tensor:
-        """Exact mean reward per step of stationary policies against the references.
+    def value(self, role: Role, actions: Tensor, against: Joint | None = None) -> Tensor:
+        """Exact mean reward per step of stationary policies against the references, or against other partners.
 
         actions [P, S]: the action (or the capacity) that each of P policies takes in each state. Returns [P].
         """
+        joint = self.reference if against is None else against
         if role == "resource":
-            faced, paid = self.faced_capacity(self.reference)
+            faced, paid = self.faced_capacity(joint)
             capacity = actions.double().T
             adequate = self._adequate(capacity)
             outcome, reward = faced.at(adequate[..., None]), paid.at(adequate) + price(capacity)
         else:
-            outcome, reward = self.faced(role, self.reference)
+            outcome, reward = self.faced(role, joint)
             taken = actions.T[..., None].expand(-1, -1, len(OUTCOMES))
             outcome, reward = outcome.gather(1, taken), reward.gather(1, actions.T)
         value = torch.zeros_like(reward)
@@ -349,6 +364,17 @@ def _certain(action: Tensor, actions: int) -> Tensor:
 def _stack(tables: Sequence[Tensor], nought: Tensor) -> Tensor:
     """Outcomes as the last axis."""
     return torch.stack([table + nought for table in tables], -1)
+
+
+def _met(role: Role, joint: Joint, table: Tensor) -> Tensor:
+    """What one role's actions meet [S, A, n] of a table [S, 4, 3, 3, n], the others following `joint`.
+
+    What resource gives is in the table already, so A is 1 of resource.
+    """
+    share = [torch.ones_like(x) if r == role else x for r, x in zip(ROLES, joint[:3], strict=False)]
+    away = [axis for axis, r in enumerate(ROLES[:3], 1) if r != role]
+    met = (table * _product(share)[..., None]).sum(away)
+    return met[:, None] if role == "resource" else met
 
 
 def _product(share: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tars.agents.environments import COPIES, Actions, Continuous, Discrete, Policy, Transition
+from tars.agents.environments import COPIES, Actions, Continuous, Discrete, Evaluation, Policy, Transition
 from tars.agents.game import HORIZON
 from tars.schemas.trial import Normalize
 
@@ -139,7 +139,7 @@ class GymnasiumEnvironment:
     def _scaled(self, returned: float) -> float:
         return (returned - self._low) / (self._high - self._low)
 
-    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Tensor:
+    def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Evaluation:
         """Mean return of `episodes` episodes in fresh environments, of all lanes at once, each played to its end."""
         lanes = [_vector(self.name, episodes) for _ in seeds]
         resets = (lane.reset(seed=_seeds(seed, episodes))[0] for lane, seed in zip(lanes, seeds, strict=True))
@@ -155,7 +155,8 @@ class GymnasiumEnvironment:
                 break
         for lane in lanes:
             lane.close()
-        return torch.tensor([self._scaled(mean) for mean in returned.mean(1).tolist()], dtype=self.dtype)
+        score = torch.tensor([self._scaled(mean) for mean in returned.mean(1).tolist()], dtype=self.dtype)
+        return Evaluation(score, None, None)
 
     def exact_score(self, policy: Policy) -> Tensor | None:
         """Unknown."""

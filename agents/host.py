@@ -13,14 +13,18 @@ from typing import Final, Literal, Protocol, TypeVar
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from tars.runtime.bus import Bus, fresh_id
+from tars.agents.guard import Guard, Standing
+from tars.agents.keeper import Keeper, Taken
+from tars.runtime.bus import Bus, Stored, fresh_id
 from tars.runtime.delivery import Unreadable, put_aside
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import History, Journal, stored_time
+from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.schemas.agent import (
     AgentAccepted,
     AgentEvent,
     AgentRefused,
     AgentReloaded,
+    AgentRestored,
     AgentStarted,
     AgentStopped,
     ConfigureAgent,
@@ -29,6 +33,7 @@ from tars.schemas.bounds import objections
 from tars.schemas.errors import Conflict, Poison, Transient
 from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Moment, Value
 from tars.schemas.running import RunningAgent, replay
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.streams import configure_subject, decode, live_subject
 
 log = logging.getLogger(__name__)
@@ -50,6 +55,12 @@ class Reload:
     update_id: str
     values: dict[str, Value]
     """The whole set."""
+    snapshot_first: bool = False
+    """Take a snapshot just before."""
+    restore: bytes | None = None
+    """A snapshot to load before the values come into use."""
+    twin: int = 0
+    """Episodes for which a copy with the old values is to go on beside."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,11 @@ class Applied:
     buffer_after: int
     milliseconds: float
     """From the learner's hearing of it to this reading."""
+    taken: Taken | None = None
+    """What it was just before."""
+    restored: str | None = None
+    """The hash of its parameters after the snapshot was loaded; None: none was."""
+    twin: bool = False
 
 
 class Learner(Protocol):
@@ -100,8 +116,10 @@ class Learner(Protocol):
 class LiveAgent:
     """One agent on the bus. Configurations are applied in the order of their versions, each at most once."""
 
-    def __init__(self, bus: Bus, learner: Learner) -> None:
-        self._bus, self._journal, self.learner = bus, Journal(bus), learner
+    def __init__(self, bus: Bus, learner: Learner, keeper: Keeper | None = None, guard: Guard | None = None) -> None:
+        self._bus, self._journal, self.learner, self._keeper = bus, Journal(bus), learner, keeper
+        self._guard = guard
+        self._telling: asyncio.Task[None] | None = None
         self.agent_id, self.run_id = learner.agent_id, fresh_id("run")
         self.heard = 0
         self._history: History[AgentEvent] = History("agent", self.agent_id)
@@ -112,7 +130,7 @@ class LiveAgent:
 
     async def start(self, before: RunningAgent) -> None:
         """Say that it runs, then listen; a configuration that came meanwhile is applied like a new one."""
-        self._history = await _until_possible(lambda: self._journal.newest("agent", self.agent_id))
+        self._history = await until_possible(lambda: self._journal.newest("agent", self.agent_id))
         self.heard = before.applied
         self._say(
             f"{self.run_id}.started",
@@ -140,6 +158,8 @@ class LiveAgent:
     async def stop(self, cause: Literal["finished", "signal", "error"], detail: str = "") -> None:
         """Say that it ends, after everything else it had to say."""
         stopped = AgentStopped(agent_id=self.agent_id, run_id=self.run_id, cause=cause, detail=detail)
+        if self._telling is not None:
+            await self._telling
         self._say(f"{self.run_id}.stopped", stopped)
         while self._outbox:
             await self._write_first()
@@ -147,26 +167,27 @@ class LiveAgent:
     @property
     def has_more_to_say(self) -> bool:
         """Events wait to be written."""
-        return bool(self._outbox)
+        return bool(self._outbox) or (self._telling is not None and not self._telling.done())
 
     async def catch_up(self) -> None:
         """Read the newest configuration: at the start, after a reconnect, and now and then."""
-        newest = await _until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
+        newest = await until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
         if newest is not None:
-            sequence, message_id, body = newest
-            await self._offer(sequence, message_id, f"tars.command.agent.configure.v1.{self.agent_id}", body)
+            await self._offer(newest, f"tars.command.agent.configure.v1.{self.agent_id}")
 
     async def _on_live(self, message: Msg) -> None:
         headers = message.headers or {}
         if headers.get("Nats-Stream") == "AGENTS" and headers.get("Nats-Sequence", "").isdigit():
-            subject = headers.get("Nats-Subject", "")
-            await self._offer(int(headers["Nats-Sequence"]), headers.get("Nats-Msg-Id", ""), subject, message.data)
+            time = stored_time(headers["Nats-Time-Stamp"])
+            stored = Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Msg-Id", ""), message.data, time)
+            await self._offer(stored, headers.get("Nats-Subject", ""))
 
-    async def _offer(self, version: int, message_id: str, subject: str, body: bytes) -> None:
+    async def _offer(self, stored: Stored, subject: str) -> None:
+        version, message_id, body, time = stored
         async with self._one_at_a_time:  # live and read messages may interleave
             if version <= self.heard:
                 return
-            self.heard = version
+            before, self.heard = self.heard, version
             try:
                 command = decode(subject, body)
             except Poison as error:
@@ -174,11 +195,24 @@ class LiveAgent:
                 self._refuse(f"AGENTS-{version}", version, UNREADABLE, [f"{error.reason}: {error}"])
                 return
             if isinstance(command, ConfigureAgent):
-                self._configure(version, message_id or f"AGENTS-{version}", command)
+                barred = await self._barred(command, Standing(before, self.learner.values(), time))
+                await self._configure(version, message_id or f"AGENTS-{version}", command, barred)
 
-    def _configure(self, version: int, cause: str, command: ConfigureAgent) -> None:
+    async def _barred(self, command: ConfigureAgent, now: Standing) -> list[str]:
+        """Why this agent does not take its word that the values were approved."""
+        if self._guard is None:
+            return []
+        past: tuple[AgentEvent, ...] = ()
+        if self._guard.asks_for_past(command, now):
+            if self._telling is not None:
+                await self._telling
+            history: History[AgentEvent] = await until_possible(lambda: self._journal.read("agent", self.agent_id))
+            past = (*history.events, *(event for _, event in self._outbox))
+        return self._guard.objections(command, now, past)
+
+    async def _configure(self, version: int, cause: str, command: ConfigureAgent, barred: Sequence[str]) -> None:
         running = self.learner.values()
-        if reasons := self._objections(command, running):
+        if reasons := [*barred, *self._objections(command, running)]:
             self._refuse(cause, version, command.update_id, reasons)
             return
         changed = [name for name, value in command.values.items() if running.get(name) != value]
@@ -186,15 +220,27 @@ class LiveAgent:
             agent_id=self.agent_id,
             version=version,
             update_id=command.update_id,
-            applies=self.learner.takes_effect(changed),
+            applies=self._applies(command, changed),
         )
         self._say(f"{cause}.{version}.accepted", accepted)
-        reload = Reload(version, command.update_id, command.values)
+        reload = Reload(
+            version,
+            command.update_id,
+            command.values,
+            snapshot_first=command.snapshot_first,
+            restore=await self._snapshot(command),
+            twin=command.twin,
+        )
 
         def applied(found: Applied) -> None:  # called from the learner's thread
-            self._loop.call_soon_threadsafe(self._applied, f"{cause}.{version}.reloaded", found)
+            self._loop.call_soon_threadsafe(self._tell, f"{cause}.{version}", command, found)
 
         self.learner.reload(reload, applied)
+
+    def _applies(self, command: ConfigureAgent, changed: Sequence[str]) -> Moment:
+        """When all of it is in use: a learner goes back to a snapshot, and is copied, between two episodes."""
+        moment = self.learner.takes_effect(changed)
+        return "boundary" if moment == "live" and (command.restore or command.twin) else moment
 
     def _refuse(self, cause: str, version: int, update_id: str, reasons: Sequence[str]) -> None:
         """Say why not; it is heard all the same, and what comes next builds on it."""
@@ -211,9 +257,51 @@ class LiveAgent:
             return [f"a configuration carries the whole set; {', '.join(missing)} missing"]
         return objections(ALGORITHMS[self.learner.algorithm], command.values, running, "low")
 
-    def _applied(self, cause: str, applied: Applied) -> None:
+    async def _snapshot(self, command: ConfigureAgent) -> bytes | None:
+        """What it is to go back to; None: nothing, or it is gone: then the values alone go back."""
+        ref = command.restore
+        if ref is None or ref.agent_id != self.agent_id:
+            return None
+        try:
+            return await until_possible(lambda: Snapshots(self._bus).get(ref))
+        except NoSnapshot as error:
+            log.warning("nothing to go back to", extra={"agent": self.agent_id, "error": str(error)})
+            return None
+
+    def _tell(self, cause: str, command: ConfigureAgent, applied: Applied) -> None:
+        """Say what was applied, in order; what it was before is stored first, so that its name can be told."""
+        before = self._telling
+        if applied.taken is None and (before is None or before.done()):
+            self._applied(cause, command, applied, None)
+            return
+
+        async def tell() -> None:
+            if before is not None:
+                await before
+            stored = None
+            if applied.taken is not None and self._keeper is not None:
+                stored = await self._keeper.store(self.run_id, applied.taken)
+            self._applied(cause, command, applied, stored)
+
+        self._telling = asyncio.create_task(tell())
+
+    def say_restored(self, ref: SnapshotRef, weights: str) -> None:
+        """Say that it goes on from a snapshot after a restart."""
+        restored = AgentRestored(agent_id=self.agent_id, version=0, update_id=None, snapshot=ref, weights=weights)
+        self._say(f"{self.run_id}.restored", restored)
+
+    def _applied(self, cause: str, command: ConfigureAgent, applied: Applied, stored: SnapshotRef | None) -> None:
+        if applied.restored is not None and command.restore is not None:
+            restored = AgentRestored(
+                agent_id=self.agent_id,
+                version=applied.reload.version,
+                update_id=applied.reload.update_id,
+                snapshot=command.restore,
+                weights=applied.restored,
+            )
+            self._say(f"{cause}.restored", restored)
         self._say(
-            cause,
+            f"{cause}.reloaded",
             AgentReloaded(
                 agent_id=self.agent_id,
                 version=applied.reload.version,
@@ -226,6 +314,8 @@ class LiveAgent:
                 buffer_before=applied.buffer_before,
                 buffer_after=applied.buffer_after,
                 milliseconds=applied.milliseconds,
+                snapshot=stored,
+                twin=applied.twin,
             ),
         )
 
@@ -261,16 +351,16 @@ class LiveAgent:
 
     async def _put_aside(self, version: int, subject: str, body: bytes, error: Poison) -> None:
         letter = Unreadable("AGENTS", self.agent_id, version, subject, body)
-        await _until_possible(lambda: put_aside(self._bus, letter, error.reason, error))
+        await until_possible(lambda: put_aside(self._bus, letter, error.reason, error))
 
 
 async def last_run(bus: Bus, agent_id: str) -> RunningAgent:
     """Read what an agent ran when it was last heard of, to go on from there."""
-    history: History[AgentEvent] = await _until_possible(lambda: Journal(bus).newest("agent", agent_id))
+    history: History[AgentEvent] = await until_possible(lambda: Journal(bus).newest("agent", agent_id))
     return replay(history.events)
 
 
-async def _until_possible(attempt: Callable[[], Awaitable[T]]) -> T:
+async def until_possible(attempt: Callable[[], Awaitable[T]]) -> T:
     """Try again while NATS is away: an agent goes on learning meanwhile."""
     while True:
         try:

@@ -28,6 +28,7 @@ class OffPolicy(Population):
     """A gradient step on a drawn batch, `gradient_steps` times after every `train_freq` vector steps."""
 
     STRUCTURE: ClassVar[tuple[str, ...]] = ("batch_size", "buffer_size", "train_freq", "gradient_steps")
+    REPLAYS: ClassVar[bool] = True
 
     def _build(self) -> None:
         self._build_networks()
@@ -111,7 +112,9 @@ class OffPolicy(Population):
         return self._buffer.contents(member)
 
     def remember(self, member: int, rows: Tensor) -> None:
-        """Fill the lane's replay buffer with these."""
+        """Fill the lane's replay buffer with these; raises ValueError where they are no transitions of this learner."""
+        if rows.ndim != 2 or rows.shape[1] != self._buffer.width:  # noqa: PLR2004 - rows and columns
+            raise ValueError(f"transitions of {tuple(rows.shape)} do not fit rows of {self._buffer.width} numbers")
         self._buffer.restore(member, rows)
         if self._at < self.environment.horizon:
             self._plan_memory()

@@ -11,7 +11,7 @@ class ReplayBuffer:
     """
 
     def __init__(self, members: int, capacity: int, width: int, like: Tensor) -> None:
-        self.capacity = capacity
+        self.capacity, self.width = capacity, width
         self._rows = like.new_zeros(members * capacity, width)
         self._offset = (torch.arange(members, device=like.device) * capacity)[:, None]
         self.written = torch.zeros(members, dtype=torch.long, device=like.device)
@@ -71,7 +71,7 @@ class ReplayBuffer:
     def resized(self, capacity: int) -> "ReplayBuffer":
         """Return a buffer of another capacity with the newest rows that fit, in order."""
         members = len(self.written)
-        other = ReplayBuffer(members, capacity, self._rows.shape[1], self._rows)
+        other = ReplayBuffer(members, capacity, self.width, self._rows)
         for member in range(members):
             other.restore(member, self.contents(member))
         return other

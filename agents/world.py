@@ -4,29 +4,36 @@ Each role learns by its own algorithm, against what the other three do at the mo
 the event loop: a reload waits at most for the gradient step in progress.
 """
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 import torch
 
-from tars.agents import training_thread
+from tars.agents import checkpoint, training_thread
 from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import RoleEnvironment, capacity
 from tars.agents.game import ROLES, JointPlay, Role, coordination_game
 from tars.agents.host import Applied, Reload
 from tars.agents.joint_game import JointGame
+from tars.agents.keeper import Taken, is_due
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Moment, Value
+
+log = logging.getLogger(__name__)
 
 EPISODES_PER_SECOND: Final = 2.0
 """Pace of a hosted world: its agents serve a process in real time; they are no benchmark of the machine."""
 ASSESSED_EVERY: Final = 25
 """Episodes between two exact assessments of the joint play (a dynamic program of about 40 ms)."""
+TWIN_SEED: Final = 0x7717
+"""Added to a world's seed for its copies, whose chance is their own."""
 ORDER: Final[tuple[Moment, ...]] = ("live", "boundary", "rebuild")
 
 
@@ -53,6 +60,8 @@ class Spell:
     """The configuration it ran."""
     finite: bool
     """None of its parameters is NaN or infinite."""
+    twin: bool = False
+    """It is the agent's copy that did so."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,15 @@ class Episode:
 
 @dataclass
 class Waiting:
-    """A reload that the training thread has heard of."""
+    """A reload that the training thread has heard of, and what was done for it between two episodes."""
 
     player: "Player"
     reload: Reload
     applied: Callable[[Applied], None]
     heard_at: float = field(default_factory=time.perf_counter)
+    taken: Taken | None = None
+    restored: str | None = None
+    twin: bool = False
 
 
 class Player:
@@ -107,6 +119,22 @@ class Player:
             name for name, value in reload.values.items() if name not in self._values or self._values[name] != value
         ]
 
+    def taken(
+        self, episodes: int, partners: Mapping[Role, torch.Tensor] | None = None, before: int | None = None
+    ) -> Taken:
+        """Copy the lane with its transitions, and with what all roles of its world do now."""
+        data = checkpoint.dump(self.population, 0, transitions=True, partners=partners)
+        return Taken(self.agent_id, episodes, self.population.gradient_steps(0), self.version, data, before)
+
+    def restore(self, data: bytes) -> str | None:
+        """Be again what was taken, between two episodes; the hash of the parameters, or None: it does not fit."""
+        try:
+            checkpoint.restore(self.population, 0, data)
+        except checkpoint.BadSnapshot as error:
+            log.warning("a snapshot does not fit", extra={"agent": self.agent_id, "error": str(error)})
+            return None
+        return self.population.weights_hash(0)
+
     def apply(self, waiting: Waiting, state: torch.Tensor | None) -> None:
         """Write what changes, let it come into use, and read every key back from where it is used.
 
@@ -130,6 +158,9 @@ class Player:
                 buffer_before=buffer_before,
                 buffer_after=learner.stored(0),
                 milliseconds=(time.perf_counter() - waiting.heard_at) * 1000,
+                taken=waiting.taken,
+                restored=waiting.restored,
+                twin=waiting.twin,
             )
         )
 
@@ -144,6 +175,7 @@ class World:
         *,
         seed: int,
         tell: Callable[[str, Episode], None],
+        keep: Callable[[Taken], None] | None = None,
         pace: float | None = EPISODES_PER_SECOND,
     ) -> None:
         self.world_id = world_id
@@ -156,13 +188,20 @@ class World:
             player.population.between = self._look
         self._game = JointGame()
         self._game.open([seed])
-        self._tell, self._pace = tell, pace
+        self._tell, self._keep, self._pace = tell, keep, pace
         self._waiting: list[Waiting] = []
+        self._twins: dict[str, World] = {}
+        """Agent -> a copy of this world in which it goes on with the values it had before its last reload."""
+        self._seed, self._episodes, self._until = seed, 0, inf
         self._stopping = False
         self.looks = 0
         """How often it looked for a reload: as often as one can take effect."""
         self._thread = threading.Thread(target=self._run, name=f"world-{world_id}", daemon=True)
         self.error: BaseException | None = None
+
+    def go_on_at(self, episode: int) -> None:
+        """Count episodes from here, before it starts: its agents go on from snapshots."""
+        self._episodes = episode
 
     def start(self) -> None:
         """Begin to play and learn."""
@@ -171,6 +210,8 @@ class World:
     def stop(self) -> None:
         """End at the next step."""
         self._stopping = True
+        for twin in list(self._twins.values()):
+            twin.stop()
         self._inbox.put(None)
         if self._thread.ident is not None:
             self._thread.join()
@@ -183,18 +224,21 @@ class World:
     def _run(self) -> None:
         training_thread.prepare()
         try:
-            number = 0
-            while not self._stopping:
+            while not self._stopping and self._episodes < self._until:
                 began = time.perf_counter()
-                self._play(number)
-                number += 1
+                self._play(self._episodes)
+                self._episodes += 1
+                self._take(self._episodes)
                 self._rest(began)
-        except BaseException as error:  # noqa: BLE001 - the host says why the agents ended
+        except BaseException as error:
             self.error = error
+            log.exception("a world broke", extra={"world": self.world_id})
 
     def _play(self, number: int) -> None:
-        state = self._game.begin()
         waiting, self._waiting = self._waiting, []
+        for reload in waiting:
+            self._prepare(reload)
+        state = self._game.begin()
         for player in self.players:
             player.population.begin(state)
         for reload in waiting:  # an episode's boundary: everything may change here
@@ -204,6 +248,40 @@ class World:
             going = self._step()
         if not going:
             self._report(number)
+
+    def _prepare(self, waiting: Waiting) -> None:
+        """Between two episodes: remember what the agent is, set its twin going, return it to what it was."""
+        player, reload = waiting.player, waiting.reload
+        if reload.snapshot_first:
+            waiting.taken = player.taken(self._episodes, self._greedy(), before=reload.version)
+        self._end_twin(player)
+        if reload.twin:
+            self._twins[player.agent_id] = self._twin(player, reload.twin)
+            waiting.twin = True
+        if reload.restore is not None:
+            waiting.restored = player.restore(reload.restore)
+
+    def _end_twin(self, player: Player) -> None:
+        """What the agent ran before its next reload is of no use to compare with."""
+        if (twin := self._twins.pop(player.agent_id, None)) is not None:
+            twin.stop()
+
+    def _twin(self, player: Player, episodes: int) -> "World":
+        """Let a copy of this world go on from here with chance of its own; it reports for this agent alone."""
+        starts = {other.role: Start(other.values(), other.version) for other in self.players}
+
+        def tell(_: str, episode: Episode) -> None:
+            spell = next(spell for spell in episode.agents if spell.agent_id == player.agent_id)
+            alone = replace(spell, twin=True)
+            self._tell(self.world_id, replace(episode, agents=(alone,), joint=None))
+
+        twin = World(self.world_id, starts, seed=self._seed + TWIN_SEED + self._episodes, tell=tell, pace=self._pace)
+        for copy, other in zip(twin.players, self.players, strict=True):
+            copy.restore(checkpoint.dump(other.population, 0, transitions=True))
+        twin.go_on_at(self._episodes)
+        twin._until = self._episodes + episodes
+        twin.start()
+        return twin
 
     def _step(self) -> bool:
         """One joint step; every agent learns from what all did."""
@@ -231,11 +309,19 @@ class World:
         if waiting is None:
             return
         player = waiting.player
-        behind = any(other.player is player for other in self._waiting)  # in their order, and all keys of one together
-        if behind or player.takes_effect(player.changed(waiting.reload)) != "live":
+        if self._waits_for_boundary(waiting):
             self._waiting.append(waiting)
-        else:
-            player.apply(waiting, None)
+            return
+        self._end_twin(player)
+        if waiting.reload.snapshot_first:  # in the middle of an episode: parameters and optimisers are what counts
+            waiting.taken = player.taken(self._episodes, self._greedy(), before=waiting.reload.version)
+        player.apply(waiting, None)
+
+    def _waits_for_boundary(self, waiting: Waiting) -> bool:
+        player, reload = waiting.player, waiting.reload
+        behind = any(other.player is player for other in self._waiting)  # in their order, and all keys of one together
+        whole = reload.restore is not None or reload.twin > 0  # between two episodes only
+        return behind or whole or player.takes_effect(player.changed(reload)) != "live"
 
     def _report(self, number: int) -> None:
         played = self._game.played()
@@ -252,16 +338,34 @@ class World:
         joint = self._assess() if (number + 1) % ASSESSED_EVERY == 0 else None
         self._tell(self.world_id, Episode(number, spells, played.conflicts, played.latency, joint))
 
-    @torch.no_grad()
+    def _take(self, episodes: int) -> None:
+        """Hand over a copy of every agent now and then; a reload waits for the copy of one at most.
+
+        A diverged one is left out: nobody can go on from it, and it would push the last sound ones out of the store.
+        """
+        if self._keep is None or self._stopping or not is_due(episodes):
+            return
+        partners = self._greedy()
+        for player in self.players:
+            self._look()
+            if bool(player.population.finite()[0]):
+                self._keep(player.taken(episodes, partners))
+
     def _assess(self) -> JointPlay:
         """Value, gains and conflicts of the four greedy policies together."""
-        game, actions = coordination_game(), dict[Role, torch.Tensor]()
+        game = coordination_game()
+        return game.assess(game.joint(self._greedy()))
+
+    @torch.no_grad()
+    def _greedy(self) -> dict[Role, torch.Tensor]:
+        """What each role does in every state [S] when it does not explore: its action, of resource the capacity."""
+        actions = dict[Role, torch.Tensor]()
         for player in self.players:
             environment = player.population.environment
             assert isinstance(environment, RoleEnvironment)  # noqa: S101 - made so above
             chosen = player.population.greedy(environment.every_state())[0]
             actions[player.role] = capacity(chosen).nan_to_num(0.0) if player.role == "resource" else chosen
-        return game.assess(game.joint(actions))
+        return actions
 
 
 def starts() -> dict[Role, Start]:

@@ -15,5 +15,10 @@ def worker(settings: Settings) -> Worker:
         await hold(running.bus, "run-study", holder_name(), coordinator, ack_wait=settings.ack_wait_seconds)
 
     return Worker(
-        "coordinator", settings, durables=("study-command", "run-study"), routers=(router,), tasks=(run_studies,)
+        "coordinator",
+        settings,
+        durables=("study-command", "run-study"),
+        buckets=("SNAPSHOTS",),
+        routers=(router,),
+        tasks=(run_studies,),
     )

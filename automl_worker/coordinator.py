@@ -4,14 +4,19 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from nats.aio.msg import Msg
 
 from tars import __version__
-from tars.automl_worker.plan import Ask, Board, Wait, next_step
+from tars.automl_worker.board import Board
+from tars.automl_worker.explain import importances
+from tars.automl_worker.plan import next_step
 from tars.automl_worker.sampler import Asked, batch_size, suggest
+from tars.automl_worker.steps import Ask, Wait
 from tars.automl_worker.study import replay
+from tars.automl_worker.study_snapshots import copy_snapshots, delete_copies
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Entry, History, Journal, stored_time
@@ -63,7 +68,7 @@ class Trials:
                 self.board.asked.setdefault(found.number, found)
             case TrialCompleted() | TrialPruned() | TrialFailed():
                 self.board.outcomes.setdefault(found.number, found)
-        time = stored_time(headers["Nats-Time-Stamp"])
+        self.board.newest = time = stored_time(headers["Nats-Time-Stamp"])
         self._moves.append(Entry(found, headers.get("Nats-Msg-Id", ""), self._read_up_to, time, None))
 
     def _spoil(self, subject: str, error: Poison) -> None:
@@ -96,8 +101,13 @@ class Coordinator:
     async def __call__(self, lease: Lease[StudyEvent]) -> None:
         """Go on where the study's messages stand, until it has ended."""
         study = replay((await lease.follow()).events)
-        if study.started is None or study.ended is not None:
+        if study.started is None:
             return
+        if study.ended is None:
+            await self._go_on(lease, study.started)
+        await delete_copies(self.bus, study.started)
+
+    async def _go_on(self, lease: Lease[StudyEvent], started: StudyStarted) -> None:
         trials = Trials(self.bus, lease.key)
         await trials.read()
         exhausted = is_exhausted(trials.with_steps(lease.history))
@@ -107,7 +117,8 @@ class Coordinator:
             failed = StudyFailed(study_id=lease.key, error="given up: its coordinators kept dying without a step")
             await lease.append(lambda history: [] if replay(history.events).ended else [failed])
         else:
-            await self._run(lease, study.started, trials)
+            await copy_snapshots(self.bus, lease, started)
+            await self._run(lease, started, trials)
 
     async def _run(self, lease: Lease[StudyEvent], started: StudyStarted, trials: Trials) -> None:
         async with Bell.on(self.bus, f"tars.event.trial.*.*.{lease.key}.*") as bell:
@@ -117,7 +128,8 @@ class Coordinator:
 
     async def _step(self, lease: Lease[StudyEvent], started: StudyStarted, trials: Trials, bell: Bell) -> None:
         board = await trials.read()
-        step = await asyncio.to_thread(plan, started, board)
+        up = time_is_up(started, lease.history, board)
+        step = await asyncio.to_thread(partial(plan, started, board, time_is_up=up))
         match step:
             case Ask(asked):
                 await asyncio.gather(*(trials.ask(trial) for trial in asked))
@@ -127,12 +139,22 @@ class Coordinator:
                 await bell.wait(POLL_SECONDS)
 
 
-def plan(started: StudyStarted, board: Board) -> Ask | Wait | StudyFinished:
-    """The next step, with Optuna's suggestions."""
+def time_is_up(started: StudyStarted, history: History[StudyEvent], board: Board) -> bool:
+    """Whether the search has used its wall clock: by the ledger's times, so that a rebuilt study judges alike."""
+    if started.wall_seconds is None or board.newest is None:
+        return False
+    began = next(entry.time for entry in history.entries if isinstance(entry.event, StudyStarted))
+    return (board.newest - began).total_seconds() >= started.wall_seconds
+
+
+def plan(
+    started: StudyStarted, board: Board, *, time_is_up: bool = False, batch: int | None = None
+) -> Ask | Wait | StudyFinished:
+    """The next step, with Optuna's suggestions and importances; `batch` points at once, or as batch_size says."""
     algorithm = ALGORITHMS[started.algorithm]
 
-    def points(history: Sequence[tuple[dict[str, Value], float]], count: int) -> list[dict[str, Value]]:
-        told = [Asked(point, score) for point, score in history]
+    def points(history: Sequence[tuple[dict[str, Value], tuple[float, ...]]], count: int) -> list[dict[str, Value]]:
+        told = [Asked(point, values) for point, values in history]
         return suggest(
             algorithm,
             started.searched,
@@ -141,6 +163,11 @@ def plan(started: StudyStarted, board: Board) -> Ask | Wait | StudyFinished:
             sampler=started.sampler,
             seed=started.seed,
             count=count,
+            objective=started.objective,
         )
 
-    return next_step(started, board, points, batch_size(started.trials), __version__)
+    size = batch or batch_size(started.trials)
+    step = next_step(started, board, points, size, __version__, time_is_up=time_is_up)
+    if isinstance(step, StudyFinished):
+        return step.model_copy(update={"importances": importances(started, board)})
+    return step

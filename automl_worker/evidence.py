@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from tars.schemas.evidence import PairedScore, Verdict
@@ -59,15 +60,23 @@ def assess(pairs: Sequence[PairedScore], look: int, *, threshold: float, candida
     missing, whatever the rest say. Of fewer than two pairs no interval is known: both its ends are the gain.
     """
     difference = np.array([pair.candidate - pair.incumbent for pair in pairs if _is_usable(pair)])
+    gain, low, high = interval(difference)
     if len(difference) < PAIRS_FOR_AN_INTERVAL:
-        only = float(difference.sum())
-        return Look(look, Verdict.INCONCLUSIVE, only, only, only, 1.0)
-    gain, error, freedom = float(difference.mean()), float(stats.sem(difference)), len(difference) - 1
-    reach = float(stats.t.ppf(CONFIDENCE, freedom)) * error
-    p_value = _p_value(gain, error, freedom)
+        return Look(look, Verdict.INCONCLUSIVE, gain, low, high, 1.0)
+    p_value = _p_value(gain, float(stats.sem(difference)), len(difference) - 1)
     enough = len(difference) >= (1 - UNUSABLE) * LOOKS[look - 1]
-    verdict = _verdict(gain, gain + reach, p_value, look, threshold, candidates) if enough else Verdict.INCONCLUSIVE
-    return Look(look, verdict, gain, gain - reach, gain + reach, p_value)
+    verdict = _verdict(gain, high, p_value, look, threshold, candidates) if enough else Verdict.INCONCLUSIVE
+    return Look(look, verdict, gain, low, high, p_value)
+
+
+def interval(difference: Sequence[float] | NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of paired differences, and both one-sided 95 % ends; of fewer than two the ends are the mean, of none 0."""
+    if len(difference) < PAIRS_FOR_AN_INTERVAL:
+        only = float(np.sum(difference))
+        return only, only, only
+    gain = float(np.mean(difference))
+    reach = float(stats.t.ppf(CONFIDENCE, len(difference) - 1)) * float(stats.sem(difference))
+    return gain, gain - reach, gain + reach
 
 
 def _verdict(gain: float, upper: float, p_value: float, look: int, threshold: float, candidates: int) -> Verdict | None:

@@ -1,17 +1,23 @@
 """What a decision about a study needs beside its journal."""
 
+import asyncio
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from faststream import Context
 
-from tars.automl_worker.study import Facts
+from tars.automl_worker.champions import champions
+from tars.automl_worker.study import ROLE_OF, Facts
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Journal
 from tars.runtime.running_agents import running_agents
 from tars.runtime.settings import Settings
+from tars.runtime.snapshots import Snapshots
 from tars.schemas.agent import AgentStarted
+from tars.schemas.hyperparameters import Values
 from tars.schemas.message import Envelope
 from tars.schemas.running import RunningAgent
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import StartStudy, StudyCommand
 
 
@@ -20,6 +26,20 @@ async def known_agents(bus: Bus) -> list[str]:
     kind = AgentStarted.model_fields["kind"].default
     info = await bus.jetstream.stream_info("EVENTS", subjects_filter=f"tars.event.{kind}.*")
     return sorted(subject.rpartition(".")[2] for subject in info.state.subjects or {})
+
+
+async def newest_snapshots(bus: Bus, agent_ids: Iterable[str]) -> dict[str, SnapshotRef]:
+    """The newest snapshot of each of these agents that has one."""
+    names, snapshots = tuple(agent_ids), Snapshots(bus)
+    found = await asyncio.gather(*(snapshots.newest(name) for name in names))
+    return {name: ref for name, ref in zip(names, found, strict=True) if ref is not None}
+
+
+def _task(command: StartStudy, agents: Mapping[str, RunningAgent]) -> tuple[str, str] | None:
+    """What algorithm in what environment the study is about; None: nothing that it could be about."""
+    if (target := next(iter(agents.values()), None)) is not None:
+        return (target.algorithm, target.role) if target.algorithm else None
+    return (command.algorithm, command.environment or ROLE_OF[command.algorithm]) if command.algorithm else None
 
 
 async def gather(
@@ -31,14 +51,21 @@ async def gather(
 ) -> Facts:
     """Read who the study is for, and what the settings say."""
     agents: dict[str, RunningAgent] = {}
+    snapshots: dict[str, SnapshotRef] = {}
+    known: list[Values] = []
     if isinstance(command, StartStudy):
         agents = await running_agents(journal, await known_agents(bus) if command.role else command.agents)
         if command.role is not None:
             agents = {name: a for name, a in agents.items() if a.role == command.role and a.alive}
+        if command.start == "snapshot":
+            snapshots = await newest_snapshots(bus, agents)
+        if command.warm_start and (task := _task(command, agents)) is not None:
+            known = await champions(bus, journal, *task)
     return Facts(
         id=envelope.id,
         time=envelope.time,
         by=envelope.by,
+        barred=envelope.barred,
         late=envelope.late,
         agents=agents,
         threshold=settings.autonomous_threshold,
@@ -46,4 +73,6 @@ async def gather(
         real=settings.use_real_training,
         quick_episodes=(settings.quick_mode_train_episodes, settings.quick_mode_eval_episodes),
         full_episodes=(settings.real_training_episodes, settings.real_eval_episodes),
+        snapshots=snapshots,
+        champions=known,
     )

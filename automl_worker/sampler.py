@@ -1,4 +1,4 @@
-"""The next points of a study, from its history alone: an Optuna study that is filled anew at every ask."""
+"""The next points of a study, from its history alone: an Optuna study that is filled anew for every batch."""
 
 import math
 import warnings
@@ -8,8 +8,9 @@ from typing import Final, assert_never
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 
+from tars.schemas.evidence import Objective
 from tars.schemas.hyperparameters import Algorithm, Choice, OneMinusLog, Search, Uniform, Value
 from tars.schemas.study import Sampler
 
@@ -18,16 +19,19 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 LARGEST_BATCH: Final = 32
 SMALLEST_BATCH: Final = 4
+DIRECTIONS: Final = ("maximize", "minimize", "minimize")
+"""Of score, conflict and latency."""
 STARTUP_TRIALS: Final = 8
 """Points drawn at random before the estimator has something to estimate from."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A point that was asked, and its score; None while it runs. A failed one has the failed score."""
+    """A point that was asked, and what it was worth. A failed one has the failed score."""
 
     point: Mapping[str, Value]
-    score: float | None
+    values: tuple[float, ...]
+    """The score to maximise; with the objective pareto, conflict and latency to minimise behind it."""
 
 
 def batch_size(trials: int) -> int:
@@ -51,21 +55,39 @@ def suggest(  # noqa: PLR0913 - what fixes a point
     sampler: Sampler,
     seed: int,
     count: int,
+    objective: Objective = "reward",
 ) -> list[dict[str, Value]]:
     """The next `count` points, a pure function of what was asked and answered: the same history, the same points."""
     space = space_of(algorithm, searched, in_game=in_game)
+    distributions = _distributions(algorithm, space)
+    known = () if sampler == "random" else history  # it learns nothing
+    study = as_study(algorithm, searched, known, in_game=in_game, objective=objective)
+    study.sampler = _sampler(sampler, seed, len(history))
     points: list[dict[str, Value]] = []
-    for number in range(len(history), len(history) + count):
-        known = [*history, *(Asked(point, None) for point in points)]
-        study = optuna.create_study(direction="maximize", sampler=_sampler(sampler, seed, number))
-        study.add_trials([_told(algorithm, space, asked) for asked in known if _is_inside(space, asked.point)])
-        trial = study.ask({name: _distribution(algorithm, name, search) for name, search in space.items()})
+    for _ in range(count):
+        trial = study.ask(distributions)  # it goes on running there, and the next one keeps away from it
         points.append({name: _value(algorithm, name, search, trial.params[name]) for name, search in space.items()})
     return points
 
 
+def as_study(
+    algorithm: Algorithm,
+    searched: Sequence[str],
+    history: Sequence[Asked],
+    *,
+    in_game: bool,
+    objective: Objective = "reward",
+) -> optuna.Study:
+    """An Optuna study in memory that was told this history; discounts are told as 1 - x."""
+    space = space_of(algorithm, searched, in_game=in_game)
+    distributions = _distributions(algorithm, space)
+    study = optuna.create_study(directions=DIRECTIONS if objective == "pareto" else DIRECTIONS[:1])
+    study.add_trials([_told(space, distributions, asked) for asked in history if is_inside(space, asked.point)])
+    return study
+
+
 def _sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """A fresh one for every ask, so that a rebuilt study goes on as the old one would have."""
+    """A fresh one for every batch, so that a rebuilt study goes on as the old one would have."""
     mixed = (seed * 1_000_003 + number) % 2**32
     if name == "random":
         return optuna.samplers.RandomSampler(seed=mixed)
@@ -74,7 +96,7 @@ def _sampler(name: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampl
     )
 
 
-def _is_inside(space: Mapping[str, Search], point: Mapping[str, Value]) -> bool:
+def is_inside(space: Mapping[str, Search], point: Mapping[str, Value]) -> bool:
     """An incumbent may lie outside of where the study looks; then its score teaches the sampler nothing."""
     return all(_holds(search, point[name]) for name, search in space.items())
 
@@ -85,13 +107,18 @@ def _holds(search: Search, value: Value) -> bool:
     return value is not None and search.low <= value <= search.high
 
 
-def _told(algorithm: Algorithm, space: Mapping[str, Search], asked: Asked) -> optuna.trial.FrozenTrial:
+def _told(
+    space: Mapping[str, Search], distributions: dict[str, BaseDistribution], asked: Asked
+) -> optuna.trial.FrozenTrial:
     return create_trial(
-        state=TrialState.RUNNING if asked.score is None else TrialState.COMPLETE,
         params={name: _parameter(search, asked.point[name]) for name, search in space.items()},
-        distributions={name: _distribution(algorithm, name, search) for name, search in space.items()},
-        value=asked.score,
+        distributions=distributions,
+        values=asked.values,
     )
+
+
+def _distributions(algorithm: Algorithm, space: Mapping[str, Search]) -> dict[str, BaseDistribution]:
+    return {name: _distribution(algorithm, name, search) for name, search in space.items()}
 
 
 def _distribution(algorithm: Algorithm, name: str, search: Search) -> BaseDistribution:

@@ -1,16 +1,17 @@
 """The life of a study, as two pure functions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import reduce
 from typing import Final, assert_never
 
-from tars.schemas.bounds import ill_typed
+from tars.schemas.bounds import ill_typed, objections
 from tars.schemas.errors import Refused
-from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Algorithm, Value, all_same, same
+from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Algorithm, Value, Values, all_same, same
 from tars.schemas.message import By
 from tars.schemas.running import RunningAgent
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import (
     StartStudy,
     StopStudy,
@@ -25,6 +26,8 @@ from tars.schemas.study import (
 
 ROLE_OF: Final = {algorithm: role for role, algorithm in GAME_ROLES.items()}
 """What a study of an algorithm trains in, where it does not say."""
+MOST_WARM: Final = 3
+"""Champions of earlier studies that a search tries first."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Facts:
     id: str
     time: datetime
     by: By
+    barred: str | None = None
+    """Why whoever sent it may not, where only signed commands of those with a role count."""
     late: bool = False
     agents: Mapping[str, RunningAgent] = field(default_factory=dict)
     """The agents that the study is for: those named, or all of the role."""
@@ -51,12 +56,16 @@ class Facts:
     real: bool = True
     quick_episodes: tuple[int, int] = (10, 5)
     full_episodes: tuple[int, int] = (50, 10)
+    snapshots: Mapping[str, SnapshotRef] = field(default_factory=dict)
+    """The newest snapshot of each of these agents that has one."""
+    champions: Sequence[Values] = ()
+    """Of earlier studies of the same algorithm in the same environment that were BETTER; the newest first."""
 
 
 def decide(state: Study, command: StudyCommand, facts: Facts) -> list[StudyEvent]:
     """Say what happens because of `command`; raises Refused with every reason why nothing does."""
-    if facts.late:
-        raise Refused("it came after its deadline")
+    if reason := facts.barred or ("it came after its deadline" if facts.late else None):
+        raise Refused(reason)
     match command:
         case StartStudy():
             return _start(state, command, facts)
@@ -69,7 +78,7 @@ def decide(state: Study, command: StudyCommand, facts: Facts) -> list[StudyEvent
 def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
     if state.started is not None:
         raise Refused(f"there is a study {command.study_id} already")
-    if reasons := _unfit(command, facts.agents):
+    if reasons := _unfit(command, facts.agents) or _unable(command, facts):
         raise Refused(*reasons)
     target = next(iter(facts.agents.values()), None)
     algorithm = ALGORITHMS[(target.algorithm if target else command.algorithm) or "dqn"]
@@ -77,6 +86,8 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
     in_game = environment in GAME_ROLES
     structural = tuple(d.name for d in algorithm.hyperparameters if d.structural and d.search is not None)
     quick = facts.quick if command.quick is None else command.quick
+    incumbent = dict(target.values) if target else _defaults(algorithm, in_game=in_game)
+    searched = (*_searched(algorithm, in_game=in_game), *(structural if command.structural else ()))
     return [
         StudyStarted(
             study_id=command.study_id,
@@ -84,9 +95,9 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
             algorithm=algorithm.name,
             environment=environment,
             base={agent_id: agent.heard for agent_id, agent in facts.agents.items()},
-            incumbent=dict(target.values) if target else _defaults(algorithm, in_game=in_game),
-            searched=(*_searched(algorithm, in_game=in_game), *(structural if command.structural else ())),
-            trials=command.trials,
+            incumbent=incumbent,
+            searched=searched,
+            trials=0 if command.candidates else command.trials,
             quick=quick,
             search_episodes=facts.quick_episodes if quick else facts.full_episodes,
             full_episodes=facts.full_episodes,
@@ -98,12 +109,33 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
             score_range=command.score_range,
             normalize=command.normalize,
             trainer=command.trainer,
+            start=command.start,
+            snapshots=tuple(facts.snapshots[name] for name in facts.agents) if command.start == "snapshot" else (),
+            candidates=command.candidates,
+            objective=command.objective,
+            weights=command.weights,
+            wall_seconds=command.wall_seconds,
+            warm=_warm(searched, incumbent, facts.champions) if command.warm_start else (),
+            explain=command.explain,
+            propose=command.propose,
         )
     ]
 
 
+def _warm(searched: Sequence[str], incumbent: Values, champions: Sequence[Values]) -> tuple[dict[str, Value], ...]:
+    """The searched keys of the newest champions that differ from the incumbent and from one another."""
+    found: list[dict[str, Value]] = []
+    for champion in champions:
+        if any(name not in champion for name in searched):
+            continue
+        point = {name: champion[name] for name in searched}
+        if not any(all_same(point, other) for other in [*found, {name: incumbent[name] for name in searched}]):
+            found.append(point)
+    return tuple(found[:MOST_WARM])
+
+
 def _defaults(algorithm: Algorithm, *, in_game: bool) -> dict[str, Value]:
-    return dict(algorithm.game_defaults) if in_game else algorithm.defaults
+    return dict(algorithm.game_defaults) if in_game else {**algorithm.defaults, **algorithm.parallel_defaults}
 
 
 def _searched(algorithm: Algorithm, *, in_game: bool) -> tuple[str, ...]:
@@ -127,6 +159,42 @@ def _unfit(command: StartStudy, agents: Mapping[str, RunningAgent]) -> list[str]
         f"{n} follows a reference policy: it has nothing to tune" for n, a in agents.items() if a.algorithm is None
     ]
     return missing + dead + fixed or _incomplete(agents) or _differing(agents)
+
+
+def _unable(command: StartStudy, facts: Facts) -> list[str]:
+    """Why what is asked cannot be done for a target that fits."""
+    target = next(iter(facts.agents.values()), None)
+    environment = target.role if target else command.environment
+    reasons = []
+    if command.objective != "reward" and (environment or "policy") not in GAME_ROLES:
+        reasons.append(f"{environment} tells of no conflicts and no latency: only the objective reward is possible")
+    if command.objective != "reward" and command.trainer != "population":
+        reasons.append(f"the trainer {command.trainer} tells of no conflicts and no latency: use population")
+    if command.objective != "reward" and not facts.real:
+        reasons.append("a surrogate has neither conflicts nor latency: USE_REAL_TRAINING is false")
+    if command.start == "snapshot":
+        reasons += _without_snapshot(command, facts)
+    algorithm = ALGORITHMS[(target.algorithm if target else command.algorithm) or "dqn"]
+    current = dict(target.values) if target else _defaults(algorithm, in_game=(environment or "policy") in GAME_ROLES)
+    for change in command.candidates:
+        reasons += objections(algorithm, change, current, "low")
+        if all(name in current and same(value, current[name]) for name, value in change.items()):
+            reasons.append(f"candidate {change} changes nothing")
+    return reasons
+
+
+def _without_snapshot(command: StartStudy, facts: Facts) -> list[str]:
+    """Why trials cannot go on from what runs."""
+    reasons = []
+    if command.trainer != "population":
+        reasons.append(f"the trainer {command.trainer} cannot go on from a snapshot: use population")
+    if not facts.real:
+        reasons.append("a surrogate has nothing to go on from: USE_REAL_TRAINING is false")
+    foreign = [name for name, agent in facts.agents.items() if agent.world is None]
+    reasons += [f"{name} is not hosted here: nobody can play on in its world" for name in foreign]
+    lacking = [name for name in facts.agents if name not in facts.snapshots and name not in foreign]
+    reasons += [f"{name} has no snapshot yet: it makes one every few episodes, try again shortly" for name in lacking]
+    return reasons
 
 
 def _unfit_environment(command: StartStudy) -> list[str]:

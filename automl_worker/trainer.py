@@ -18,6 +18,7 @@ from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import AWAY, DELIVERIES, dead_letter, keep_in_progress, settle
 from tars.runtime.leases import holder_name
+from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.runtime.telemetry import span
 from tars.schemas.errors import Conflict, Malformed, Poison
 from tars.schemas.streams import decode, history_subject
@@ -29,6 +30,9 @@ LANES: Final = 32
 """Trials of one population: more lanes a process buy almost nothing."""
 LINGER_SECONDS: Final = 0.05
 """How long the first trial waits for others to share its population."""
+HANDFUL: Final = 4
+"""Trials taken at once, then others' turn: trainers that are idle together share a batch."""
+TURN_SECONDS: Final = 0.005
 DURABLE: Final = "run-trial"
 ALONE_AFTER: Final = 3
 """Deliveries after which a trial is trained by itself: it may be what kills its trainers."""
@@ -50,7 +54,7 @@ class Trainer:
 
     def __init__(self, bus: Bus, ack_wait: float, allowed: Collection[str] = ()) -> None:
         self._bus, self._ack_wait, self._holder = bus, ack_wait, holder_name()
-        self._allowed = allowed
+        self._allowed, self._snapshots = allowed, Snapshots(bus)
         self._loop = asyncio.get_running_loop()
         self._reporter = Reporter(bus)
         self._stopping = False
@@ -71,9 +75,11 @@ class Trainer:
     async def _pull(self) -> list[Msg]:
         """Fetch a first trial, then those that come with it, up to LANES."""
         messages = await _fetch(self._trials, 1, 1.0)
-        if messages:
-            await asyncio.sleep(LINGER_SECONDS)
-            messages += await _fetch(self._trials, LANES - 1, LINGER_SECONDS)
+        new, wait = messages, LINGER_SECONDS
+        while new and len(messages) < LANES:
+            await asyncio.sleep(wait)
+            new, wait = await _fetch(self._trials, min(HANDFUL, LANES - len(messages)), LINGER_SECONDS), TURN_SECONDS
+            messages += new
         return messages
 
     async def _work(self, messages: Sequence[Msg]) -> None:
@@ -85,7 +91,13 @@ class Trainer:
             groups = await self._readable(messages, hand)
             while groups:
                 key = next(iter(groups))
-                await self._train(key, groups.pop(key), groups, hand)
+                group = groups.pop(key)
+                try:
+                    snapshot = await self._start_of(group)
+                except NoSnapshot as error:
+                    await self._fail(group, str(error), hand)
+                else:
+                    await self._train(key, group, groups, hand, snapshot)
         except AWAY as error:  # outcomes are stored or will be asked for again: back when NATS is
             log.warning("not settled", extra={"error": repr(error)})
         finally:
@@ -120,7 +132,25 @@ class Trainer:
         await self._count(Result(trial, None, None, 0.0, "no trainer that trained it lived to say what became of it"))
         return True
 
-    async def _train(self, key: object, group: list[tuple[Msg, RunTrial]], groups: Groups, hand: "Hand") -> None:
+    async def _start_of(self, group: list[tuple[Msg, RunTrial]]) -> bytes | None:
+        """What all of a group go on from, later ones too; None: fresh weights. Raises NoSnapshot."""
+        ref = group[0][1].snapshot
+        return None if ref is None else await self._snapshots.get(ref)
+
+    async def _fail(self, group: list[tuple[Msg, RunTrial]], error: str, hand: "Hand") -> None:
+        """Count trials that cannot begin."""
+        for message, trial in group:
+            await self._count(Result(trial, None, None, 0.0, error))
+            await hand.settle(message)
+
+    async def _train(
+        self,
+        key: object,
+        group: list[tuple[Msg, RunTrial]],
+        groups: Groups,
+        hand: "Hand",
+        snapshot: bytes | None,
+    ) -> None:
         """Train a group in a thread of its own; count each outcome as it comes."""
         messages = {trial.key: message for message, trial in group}
 
@@ -147,7 +177,7 @@ class Trainer:
                 log.warning("no lane refilled", extra={"error": repr(error)})
                 return []
 
-        results = run_group([trial for _, trial in group], self._progress, more, self._allowed)
+        results = run_group([trial for _, trial in group], self._progress, more, self._allowed, snapshot)
         thread = ThreadPoolExecutor(1, "training")  # one for all of a group: what a thread sets for itself holds
         try:
             with span(f"train {len(group)} trials", group[0][0].headers):
@@ -192,6 +222,8 @@ class Trainer:
                 number=trial.number,
                 score=result.score,
                 exact_score=result.exact_score,
+                conflict=result.conflict,
+                latency=result.latency,
                 cpu_seconds=result.cpu_seconds,
                 holder=self._holder,
             )

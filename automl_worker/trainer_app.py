@@ -11,4 +11,4 @@ def worker(settings: Settings) -> Worker:
     async def train(running: Worker) -> None:
         await Trainer(running.bus, settings.ack_wait_seconds, settings.callable_trainers).run()
 
-    return Worker("trainer", settings, durables=(DURABLE,), tasks=(train,))
+    return Worker("trainer", settings, durables=(DURABLE,), buckets=("SNAPSHOTS",), tasks=(train,))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from tars.agents import training_thread
+from tars.agents import checkpoint, training_thread
 from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
+from tars.agents.checkpoint import Snapshot
 from tars.agents.environments import Environment, RoleEnvironment
 from tars.agents.game import ROLES
 from tars.agents.gymnasium_environment import GymnasiumEnvironment
@@ -43,6 +44,10 @@ class Result:
     error: str | None = None
     pruned_at: int | None = None
     """The rung at which it ended; its score is the behaviour score there."""
+    conflict: float | None = None
+    """Conflicts a step in evaluation; None: its environment or its trainer tells of none."""
+    latency: float | None = None
+    """The same of latency."""
 
 
 def group_of(trial: RunTrial) -> Hashable:
@@ -54,14 +59,16 @@ def group_of(trial: RunTrial) -> Hashable:
     if trial.trainer != "population":
         return trial.key
     task = (trial.environment, trial.score_range, trial.normalize, trial.training)
-    return trial.algorithm, structure, task, trial.train_episodes, trial.eval_episodes, trial.rungs
+    return trial.algorithm, structure, task, trial.train_episodes, trial.eval_episodes, trial.rungs, trial.snapshot
 
 
-def run_group(trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str]) -> Iterator[Result]:
+def run_group(
+    trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str], snapshot: bytes | None = None
+) -> Iterator[Result]:
     """Train the trials together, and those that take the lanes of pruned ones; tell each result as it comes.
 
     If that breaks, each goes on alone, so that one bad trial fails alone. `allowed` names the functions that a trial
-    may ask for as its trainer.
+    may ask for as its trainer; `snapshot` holds the bytes that all of them go on from, where they name one.
     """
     training_thread.prepare()
     waiting = {trial.key: trial for trial in trials}
@@ -72,7 +79,7 @@ def run_group(trials: Sequence[RunTrial], progress: Progress, more: More, allowe
         return new
 
     try:
-        for result in _results(trials, progress, taken, allowed):
+        for result in _results(trials, progress, taken, allowed, snapshot):
             del waiting[result.trial.key]
             yield result
     except Exception as error:  # noqa: BLE001 - whatever a trial's values bring about is that trial's failure
@@ -80,14 +87,18 @@ def run_group(trials: Sequence[RunTrial], progress: Progress, more: More, allowe
             yield Result(next(iter(waiting.values())), None, None, 0.0, _last_line(error))
             return
         for trial in list(waiting.values()):
-            yield from run_group([trial], progress, lambda *_: (), allowed)
+            yield from run_group([trial], progress, lambda *_: (), allowed, snapshot)
 
 
-def _results(trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str]) -> Iterator[Result]:
+def _results(
+    trials: Sequence[RunTrial], progress: Progress, more: More, allowed: Collection[str], snapshot: bytes | None
+) -> Iterator[Result]:
+    if snapshot is not None and (trials[0].training == "surrogate" or trials[0].trainer != "population"):
+        raise ValueError("only the population goes on from a snapshot: no surrogate, and no other trainer")
     if trials[0].training == "surrogate":
         yield from (_surrogate(trial) for trial in trials)
     elif trials[0].trainer == "population":
-        crowd = _Crowd(trials, progress, more)
+        crowd = _Crowd(trials, progress, more, None if snapshot is None else checkpoint.parse(snapshot))
         try:
             yield from crowd.run()
         finally:
@@ -99,8 +110,8 @@ def _results(trials: Sequence[RunTrial], progress: Progress, more: More, allowed
 class _Crowd:
     """One population while its lanes are trained, pruned and refilled; all are at a boundary after each episode."""
 
-    def __init__(self, trials: Sequence[RunTrial], progress: Progress, more: More) -> None:
-        self._progress, self._more = progress, more
+    def __init__(self, trials: Sequence[RunTrial], progress: Progress, more: More, snapshot: Snapshot | None) -> None:
+        self._progress, self._more, self._snapshot = progress, more, snapshot
         self._lanes: list[RunTrial | None] = list(trials)
         self._done = [0] * len(trials)
         self._recent: list[list[float]] = [[] for _ in trials]
@@ -109,8 +120,15 @@ class _Crowd:
         self._cpu = [0.0] * len(trials)
         first = trials[0]
         lanes = [Lane(trial.seed, trial.hyperparameters) for trial in trials]
-        self.environment = environment_of(first)
+        self.environment = environment_of(first, snapshot)
         self._population: Population = ALGORITHMS[first.algorithm](self.environment, lanes)
+        for lane, trial in enumerate(trials):
+            self._fork(lane, trial)
+
+    def _fork(self, lane: int, trial: RunTrial) -> None:
+        """Let a lane go on from the snapshot, if they do: incumbent and candidates of a seed share their chance."""
+        if self._snapshot is not None:
+            checkpoint.fork(self._population, lane, self._snapshot, trial.seed)
 
     def run(self) -> Iterator[Result]:
         """Until every lane is empty."""
@@ -134,13 +152,13 @@ class _Crowd:
         began = time.thread_time()
         seeds = [0 if trial is None else trial.seed ^ EVALUATION for trial in self._lanes]
         finite = self._population.finite().tolist()
-        found = self._population.evaluate(ended[0][1].eval_episodes, seeds).tolist()
-        exact = self._population.exact_score()
+        measured = (*self._population.evaluate(ended[0][1].eval_episodes, seeds), self._population.exact_score())
         share = (time.thread_time() - began) / len(ended)
         for lane, trial in ended:
             self._lanes[lane] = None
-            true = None if exact is None else float(exact[lane])
-            yield _result(trial, found[lane], true, self._cpu[lane] + share, sound=finite[lane])
+            score, conflict, latency, exact = (None if found is None else float(found[lane]) for found in measured)
+            result = Result(trial, score, exact, self._cpu[lane] + share, conflict=conflict, latency=latency)
+            yield _checked(result) if finite[lane] else _diverged(result, "parameters are not finite")
 
     def _pruned(self, arrived: Sequence[tuple[int, RunTrial]]) -> Iterator[Result]:
         """End those that are behind at their rung."""
@@ -159,30 +177,35 @@ class _Crowd:
             return
         for lane, trial in zip(free, self._more(like, len(free)), strict=False):
             self._population.refill(lane, Lane(trial.seed, trial.hyperparameters))
+            self._fork(lane, trial)
             self._lanes[lane], self._done[lane], self._recent[lane], self._cpu[lane] = trial, 0, [], 0.0
 
 
-def environment_of(trial: RunTrial) -> Environment:
-    """What a trial trains in."""
+def environment_of(trial: RunTrial, snapshot: Snapshot | None = None) -> Environment:
+    """What a trial trains in: a role against the references, or against those who play beside what it goes on from."""
     for role in ROLES:
         if trial.environment == role:
-            return RoleEnvironment(role)
+            return RoleEnvironment(role, against=None if snapshot is None else snapshot.partners_of(role))
     return GymnasiumEnvironment(trial.environment, score_range=trial.score_range, normalize=trial.normalize)
 
 
-def _result(trial: RunTrial, score: float, exact: float | None, cpu_seconds: float, *, sound: bool) -> Result:
-    if not sound:
-        return Result(trial, None, None, cpu_seconds, "diverged: parameters are not finite")
-    if not math.isfinite(score) or not math.isfinite(exact or 0.0):
-        return Result(trial, None, None, cpu_seconds, f"diverged: score {score}, exactly {exact}")
-    return Result(trial, score, exact, cpu_seconds)
+def _checked(result: Result) -> Result:
+    """The result itself, or that the trial diverged."""
+    score, exact, conflict, latency = result.score, result.exact_score, result.conflict, result.latency
+    if all(math.isfinite(number or 0.0) for number in (score, exact, conflict, latency)):
+        return result
+    return _diverged(result, f"score {score}, exactly {exact}, conflict {conflict}, latency {latency}")
+
+
+def _diverged(result: Result, why: str) -> Result:
+    return Result(result.trial, None, None, result.cpu_seconds, f"diverged: {why}")
 
 
 def _alone(trial: RunTrial, progress: Progress, allowed: Collection[str]) -> Result:
     """Train by somebody else's code."""
     began = time.process_time()
     score = resolve(trial.trainer, allowed)(trial, lambda episode, score: progress(trial, episode, score))
-    return _result(trial, score, None, time.process_time() - began, sound=True)
+    return _checked(Result(trial, score, None, time.process_time() - began))
 
 
 def _surrogate(trial: RunTrial) -> Result:

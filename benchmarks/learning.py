@@ -143,7 +143,7 @@ def beyond(task: Task, seeds: int) -> Figure:
     population = ALGORITHMS[task.algorithm](environment, [Lane(seed, values) for seed in range(seeds)])
     for _ in range(task.steps // (task.copies * environment.horizon)):
         population.episode()
-    returns = population.evaluate(20, list(range(seeds))).tolist()
+    returns = population.evaluate(20, list(range(seeds))).score.tolist()
     reached = sum(value >= task.reached for value in returns)
     name = f"{task.environment.partition('-')[0].lower()}_{task.algorithm}_seeds_reached"
     note = f"{task.reached:g} in {task.steps:,} steps; mean returns {', '.join(f'{value:.0f}' for value in returns)}"

@@ -125,7 +125,7 @@ async def measure(*, quick: bool) -> list[Figure]:
     reloads, approvals = (300, 30) if quick else (2000, 200)
     with tempfile.TemporaryDirectory() as folder:
         server = start_nats(Path(folder) / "nats")
-        settings = Settings(nats_url=server.url, use_redis=False, rate_limit_per_minute=0)
+        settings = Settings(nats_url=server.url, use_redis=False, rate_limit_per_minute=0, tars_data=Path(folder))
         bus, other = (
             await connect_bus(server.url, "bench", patience=5),
             await connect_bus(server.url, "other", patience=5),
@@ -133,7 +133,7 @@ async def measure(*, quick: bool) -> list[Figure]:
         await provision(bus.jetstream, ack_wait=settings.ack_wait_seconds)
         host = Host(worlds=1, pace=None)
         agents = asyncio.create_task(agents_worker(settings, host).serve(0))
-        environment = {"NATS_URL": server.url, "RATE_LIMIT_PER_MINUTE": "0", "LOG_LEVEL": "ERROR"}
+        environment = {"NATS_URL": server.url, "RATE_LIMIT_PER_MINUTE": "0", "LOG_LEVEL": "ERROR", "TARS_DATA": folder}
         sync = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tars", "run", "sync", "--port", "0", env=os.environ | environment
         )

@@ -7,10 +7,12 @@ from tars.schemas.agent import (
     AgentAccepted,
     AgentBeat,
     AgentEvent,
+    AgentLost,
     AgentRefused,
     AgentReloaded,
     AgentReport,
     AgentReported,
+    AgentRestored,
     AgentStarted,
     AgentStopped,
 )
@@ -47,6 +49,10 @@ def row(event: AgentEvent, before: AgentRow | None, at: datetime) -> AgentRow:
                 "reloaded_at": at,
                 "reload_milliseconds": event.milliseconds,
             }
+        case AgentRestored():
+            change = {"restored_at": at}
+        case AgentLost():
+            change = {"state": "lost"}
         case AgentStopped():
             change = {"state": "stopped"}
         case _:

@@ -172,7 +172,7 @@ class TrialsBoard:
         message = cast("trial_board.TrialMessage", stored.message())
         place = (message.study_id, message.number)
         before = self._trials.get(place)
-        after = trial_board.trial_row(message, before)
+        after = trial_board.trial_row(message, before, stored.time)
         if after is not None and after != before:
             have = self._tallies.get(message.study_id, trial_board.Tally())
             self._tallies[message.study_id] = trial_board.tally(have, before, after)
@@ -208,6 +208,8 @@ class ReportsBoard:
         report = stored.message()
         expires = _end(stored, self._ttl)
         match report:
+            case AgentReported(twin=True):
+                pass  # no agent: a copy that a rollout compares one with
             case AgentReported() | AgentBeat():
                 self._agent(report, stored, expires)
             case GameReported():

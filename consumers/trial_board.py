@@ -1,12 +1,22 @@
 """study.* and trial.* messages -> the boards of studies and trials. Pure."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from tars.schemas.message import Frozen
-from tars.schemas.study import StudyEvent, StudyFailed, StudyFinished, StudyResumed, StudyStarted, StudyStopped
+from tars.schemas.study import (
+    MOST_CANDIDATES,
+    FrontPoint,
+    StudyEvent,
+    StudyFailed,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    StudyStopped,
+)
 from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
-from tars.schemas.views import StudyRow, TrialRow
+from tars.schemas.views import FRONT_SHOWN, StudyRow, TrialRow
 
 TrialMessage = RunTrial | TrialCompleted | TrialPruned | TrialFailed
 
@@ -36,7 +46,7 @@ def study_row(event: StudyEvent, before: StudyRow | None, at: datetime) -> Study
         case StudyResumed():
             return before
         case StudyFinished():
-            change = {"stage": "finished", "champion": event.champion, "evidence": event.evidence}
+            change = _result(event, before)
         case StudyStopped():
             change = {"stage": "stopped", "error": event.reason or None}
         case StudyFailed():
@@ -44,6 +54,23 @@ def study_row(event: StudyEvent, before: StudyRow | None, at: datetime) -> Study
         case _:
             assert_never(event)
     return before.model_copy(update={**change, "ended_at": at})
+
+
+def _result(event: StudyFinished, before: StudyRow) -> dict[str, Any]:
+    return {
+        "stage": "finished",
+        "champion": event.champion,
+        "evidence": event.evidence,
+        "weighed": event.weighed[:MOST_CANDIDATES],
+        "front": tuple(_shown(point, before.searched) for point in event.front[:FRONT_SHOWN]),
+        "importances": event.importances,
+    }
+
+
+def _shown(point: FrontPoint, searched: Sequence[str]) -> FrontPoint:
+    """What is not searched is the incumbent's, and stands there."""
+    values = {name: value for name, value in point.hyperparameters.items() if name in searched}
+    return point.model_copy(update={"hyperparameters": values})
 
 
 def _started(event: StudyStarted, at: datetime) -> StudyRow:
@@ -59,10 +86,18 @@ def _started(event: StudyStarted, at: datetime) -> StudyRow:
         quick=event.quick,
         incumbent=event.incumbent,
         searched=event.searched,
+        start=event.start,
+        snapshots=event.snapshots,
+        objective=event.objective,
+        weights=event.weights,
+        threshold=event.threshold,
+        candidates=event.candidates,
+        wall_seconds=event.wall_seconds,
+        propose=event.propose,
     )
 
 
-def trial_row(message: TrialMessage, before: TrialRow | None) -> TrialRow | None:
+def trial_row(message: TrialMessage, before: TrialRow | None, at: datetime) -> TrialRow | None:
     """The trial's row after `message`; None: it was never asked for. Its first outcome stays."""
     if isinstance(message, RunTrial):
         return before or TrialRow(
@@ -72,18 +107,29 @@ def trial_row(message: TrialMessage, before: TrialRow | None) -> TrialRow | None
             hyperparameters=message.hyperparameters,
             seed=message.seed,
             train_episodes=message.train_episodes,
+            asked_at=at,
+            snapshot=message.snapshot.name if message.snapshot else None,
         )
     if before is None or before.stage != "waiting":
         return before
+    return before.model_copy(update={**_outcome(message, before), "ended_at": at})
+
+
+def _outcome(message: TrialCompleted | TrialPruned | TrialFailed, before: TrialRow) -> dict[str, Any]:
     match message:
         case TrialCompleted():
-            change = {"stage": "completed", "score": message.score, "exact_score": message.exact_score}
-            return before.model_copy(update={**change, "episode": before.train_episodes})
+            return {
+                "stage": "completed",
+                "score": message.score,
+                "exact_score": message.exact_score,
+                "conflict": message.conflict,
+                "latency": message.latency,
+                "episode": before.train_episodes,
+            }
         case TrialPruned():
-            change = {"stage": "pruned", "score": message.score, "episode": message.episode}
-            return before.model_copy(update=change)
+            return {"stage": "pruned", "score": message.score, "episode": message.episode}
         case TrialFailed():
-            return before.model_copy(update={"stage": "failed", "score": message.score, "error": message.error})
+            return {"stage": "failed", "score": message.score, "error": message.error}
         case _:
             assert_never(message)
 
@@ -92,7 +138,7 @@ def tally(have: Tally, before: TrialRow | None, after: TrialRow) -> Tally:
     """Count what a trial has become since `before`."""
     if before is not None and before.stage == after.stage:
         return have
-    if after.phase == "confirmation":
+    if after.phase != "search":
         return have.model_copy(update={"confirmations": have.confirmations + (after.stage != "waiting")})
     if before is None:
         have = have.model_copy(update={"asked": have.asked + 1})

@@ -5,11 +5,13 @@ from typing import Any, assert_never
 
 from tars.schemas.message import By
 from tars.schemas.update import (
+    ReadBack,
     UpdateApproved,
     UpdateCommandRefused,
     UpdateConfirmed,
     UpdateEvent,
     UpdateFailed,
+    UpdateJudged,
     UpdateProposed,
     UpdateRefused,
     UpdateRejected,
@@ -21,7 +23,7 @@ from tars.schemas.update import (
     UpdateStarted,
     UpdateSuperseded,
 )
-from tars.schemas.views import AuditEntry, UpdateRow
+from tars.schemas.views import AuditEntry, Judged, UpdateRow
 
 Change = tuple[str, dict[str, Any]]
 """What happened in a sentence, and the fields of the row that it changes."""
@@ -37,12 +39,12 @@ def row(event: UpdateEvent, before: UpdateRow | None, at: datetime, trace_id: st
             update_id=event.update_id, stage="pending", proposed_at=at, proposed_by=str(event.by), changed_at=at,
             agents=(), values=event.values,
         )  # fmt: skip
-    text, change = _change(event)
+    text, change = _change(event, before)
     entry = AuditEntry(at=at, kind=event.kind, by=str(by) if by else None, text=text, trace_id=trace_id)
     return before.model_copy(update={**change, "changed_at": at, "history": (*before.history, entry)})
 
 
-def _change(event: UpdateEvent) -> Change:  # noqa: C901, PLR0911, PLR0912 - one answer for each event
+def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR0911, PLR0912 - one answer for each event
     change: dict[str, Any]
     match event:
         case UpdateProposed():
@@ -51,8 +53,9 @@ def _change(event: UpdateEvent) -> Change:  # noqa: C901, PLR0911, PLR0912 - one
             change = {"stage": "refused", "reasons": event.reasons, "agents": event.agents}
             return f"refused: {'; '.join(event.reasons)}", change
         case UpdateApproved():
-            how = "approved on hold" if event.hold else "approved"
-            change = {"stage": "approved", "approved_by": str(event.by), "mode": event.mode}
+            how = f"approved{' on hold' if event.hold else ''}{' (single operator)' if event.single_operator else ''}"
+            by = f"{event.by} (single operator)" if event.single_operator else str(event.by)
+            change = {"stage": "approved", "approved_by": by, "mode": event.mode}
             return f"{how}{_because(event.reason)}", change
         case UpdateRejected():
             return f"rejected{_because(event.reason)}", {"stage": "rejected", "reasons": _some(event.reason)}
@@ -65,13 +68,16 @@ def _change(event: UpdateEvent) -> Change:  # noqa: C901, PLR0911, PLR0912 - one
         case UpdateResumed():
             return f"rollout in the hands of {event.holder}", {}
         case UpdateStarted():
-            return f"reloading {len(event.agents)} agents", {"stage": "reloading"}
+            return _started(event), {"stage": "reloading", "smallest_harm": event.smallest_harm}
         case UpdateReloaded():
             slowest = max((back.milliseconds for back in event.read_backs), default=0.0)
-            text = f"read back from {len(event.read_backs)} agents, the slowest after {slowest:.1f} ms"
-            return text, {"stage": "reloaded", "read_backs": event.read_backs}
+            text = f"{event.stage}: read back from {len(event.read_backs)} agents, the slowest after {slowest:.1f} ms"
+            return text, {"stage": "reloaded", "read_backs": merged(before.read_backs, event.read_backs)}
+        case UpdateJudged():
+            return f"{event.stage}: {event.reason}", {"judgements": (*before.judgements, judgement(event))}
         case UpdateConfirmed():
-            return "confirmed: every agent runs the new values", {"stage": "confirmed"}
+            told = event.reason or "every agent runs the new values"
+            return f"confirmed: {told}", {"stage": "confirmed"}
         case UpdateRollBackRequested():
             change = {"stage": "rolling back", "reasons": _some(event.reason)}
             return f"to be rolled back{_because(event.reason)}", change
@@ -83,11 +89,32 @@ def _change(event: UpdateEvent) -> Change:  # noqa: C901, PLR0911, PLR0912 - one
             assert_never(event)
 
 
+def _started(event: UpdateStarted) -> str:
+    if not event.canary:
+        return f"reloading {len(event.agents)} agents"
+    first = f"reloading {', '.join(event.canary)} first, of {len(event.agents)} agents"
+    if event.slot_seconds is None:
+        return f"{first}; not watched: {event.unwatched}" if event.unwatched else first
+    harm = "" if event.smallest_harm is None else f"; it can find a loss of {100 * event.smallest_harm:.0f} points"
+    return f"{first}, watched for {event.slots} episodes{harm}"
+
+
+def merged(before: tuple[ReadBack, ...], new: tuple[ReadBack, ...]) -> tuple[ReadBack, ...]:
+    """The newest read-back of each agent, in the order in which they first came."""
+    return tuple({back.agent_id: back for back in (*before, *new)}.values())
+
+
+def judgement(event: UpdateJudged) -> Judged:
+    """What a watch found, for a row."""
+    return Judged.model_validate(event.model_dump(exclude={"kind", "update_id"}))
+
+
 def _proposed(event: UpdateProposed) -> Change:
     fields = ("values", "base", "before", "evidence", "study_id", "reason", "expires_at")
     change = {name: getattr(event, name) for name in fields}
     values = ", ".join(f"{key} = {value:g}" for key, value in event.values.items() if value is not None)
-    text = f"proposed {values} for {', '.join(event.base)}{_because(event.reason)}"
+    waits = f"; it waits for a person: {event.doubt}" if event.doubt else ""
+    text = f"proposed {values} for {', '.join(event.base)}{_because(event.reason)}{waits}"
     return text, {**change, "stage": "pending", "agents": tuple(event.base), "proposed_by": str(event.by)}
 
 

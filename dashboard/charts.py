@@ -3,13 +3,16 @@
 A specification is never built per refresh: only the frame changes, which is what makes a refresh cheap.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
 
 from tars.dashboard.differences import Difference
-from tars.schemas.evidence import Evidence
+from tars.dashboard.wording import number
+from tars.schemas.evidence import Evidence, KeyWorth
+from tars.schemas.study import FrontPoint
 from tars.schemas.views import AgentPoint, TrialRow, UpdateRow
 
 Spec = dict[str, Any]
@@ -195,7 +198,8 @@ PAIRED: Final[Spec] = {
 
 def gain_frame(evidence: Evidence) -> pd.DataFrame:
     """Evidence -> one row in percentage points: the held-out gain, its interval, the search's gain, the threshold."""
-    numbers = (evidence.gain, evidence.gain_low, evidence.gain_high, evidence.search_gain, evidence.threshold)
+    claimed = math.nan if evidence.search_gain is None else evidence.search_gain
+    numbers = (evidence.gain, evidence.gain_low, evidence.gain_high, claimed, evidence.threshold)
     return pd.DataFrame([[100 * number for number in numbers]], columns=["gain", "low", "high", "search", "threshold"])
 
 
@@ -322,3 +326,119 @@ TRIALS: Final[Spec] = {
     ],
 }
 """Each completed trial of a search, and the best score so far."""
+
+
+def importances_frame(importances: Mapping[str, float]) -> pd.DataFrame:
+    """Share of each key -> one row each, the largest first."""
+    ordered = sorted(importances.items(), key=lambda pair: -pair[1])
+    return pd.DataFrame([(key, share) for key, share in ordered], columns=["name", "share"])
+
+
+IMPORTANCES: Final[Spec] = {
+    "height": {"step": 24},
+    "encoding": {
+        "y": _NAME,
+        "x": {"field": "share", "type": "quantitative", "axis": {"title": None, "format": "%", "tickCount": 4}},
+    },
+    "layer": [
+        {
+            "mark": {"type": "bar", "color": BLUE, "opacity": 0.8, "cornerRadiusEnd": 2},
+            "encoding": {"tooltip": [{"field": "name", "title": "key"}, {"field": "share", "format": ".1%"}]},
+        }
+    ],
+}
+"""How much of the score's variance each key explains among the good trials."""
+
+
+def front_frame(front: Sequence[FrontPoint], trials: Iterable[TrialRow]) -> pd.DataFrame:
+    """A Pareto front, and the completed trials behind it -> one row each."""
+    on_front = {point.number for point in front}
+    others: list[tuple[int, float | None, float | None, float | None, bool]] = [
+        (row.number, row.score, row.conflict, row.latency, False)
+        for row in trials
+        if row.phase == "search" and row.stage == "completed" and row.number not in on_front
+    ]
+    points = [(point.number, point.score, point.conflict, point.latency, True) for point in front]
+    return pd.DataFrame([*others, *points], columns=["number", "score", "conflict", "latency", "front"])
+
+
+_FRONT_TIP: Final = [
+    {"field": "number", "title": "trial"},
+    *({"field": name, "format": ".3f"} for name in ("score", "conflict", "latency")),
+]
+FRONT: Final[Spec] = {
+    "height": 240,
+    "encoding": {
+        "x": {"field": "conflict", "type": "quantitative", "title": "conflicts a step", "scale": {"zero": False}},
+        "y": {**_SCORE, "field": "score", "title": "search score"},
+        "tooltip": _FRONT_TIP,
+    },
+    "layer": [
+        {
+            "transform": [{"filter": "!datum.front"}],
+            "mark": {"type": "point", "filled": True, "color": GREY, "size": 30, "opacity": 0.4},
+        },
+        {
+            "transform": [{"filter": "datum.front"}],
+            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1, "stroke": "white", "strokeWidth": 0.5},
+            "encoding": {
+                "color": {
+                    "field": "latency",
+                    "type": "quantitative",
+                    "scale": {"range": [GREEN, AMBER, RED]},
+                    "legend": {"title": "latency a step", "format": ".2f"},
+                }
+            },
+        },
+    ],
+}
+"""Score against conflict of a search: in colour, by latency, the trials that no other beats in all three."""
+
+
+def worth_frame(worth: Iterable[KeyWorth]) -> pd.DataFrame:
+    """What each key is worth -> one row each in percentage points, and whether the proposed change has it."""
+    return pd.DataFrame(
+        [
+            (
+                f"{key.key} {number(key.before)} → {number(key.after)}",
+                *(100 * gain for gain in (key.gain, key.gain_low, key.gain_high)),
+                "kept" if key.kept else "dropped",
+                key.seeds,
+            )
+            for key in worth
+        ],
+        columns=["name", "gain", "low", "high", "kept", "seeds"],
+    )
+
+
+_WORTH: Final = {"type": "quantitative", "title": "worth, percentage points", "scale": {"zero": True, "nice": True}}
+_KEPT: Final = {
+    "field": "kept",
+    "type": "nominal",
+    "scale": {"domain": ["kept", "dropped"], "range": [BLUE, GREY]},
+    "legend": {"orient": "top", "title": None},
+}
+WORTH: Final[Spec] = {
+    "height": {"step": 30},
+    "encoding": {"y": _NAME},
+    "layer": [
+        {"mark": {"type": "rule", "color": GREY}, "encoding": {"x": {"datum": 0, **_WORTH}, **_FULL}},
+        {
+            "mark": {"type": "rule", "strokeWidth": 4, "opacity": 0.45, "strokeCap": "round"},
+            "encoding": {"x": {"field": "low", **_WORTH}, "x2": {"field": "high"}, "color": _KEPT},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+            "encoding": {
+                "x": {"field": "gain", **_WORTH},
+                "color": _KEPT,
+                "tooltip": [
+                    {"field": "name", "title": "key"},
+                    *({"field": name, "format": "+.2f"} for name in ("gain", "low", "high")),
+                    {"field": "seeds"},
+                ],
+            },
+        },
+    ],
+}
+"""What is lost on held-out seeds when one key alone is put back, with its interval."""

@@ -12,9 +12,9 @@ from tars.dashboard import charts
 from tars.dashboard.desk import Desk, Level
 from tars.dashboard.differences import Group
 from tars.dashboard.reads import Look
-from tars.dashboard.wording import listed, milliseconds, number, points, span
+from tars.dashboard.wording import STARTED, aim, listed, milliseconds, number, points, span
 from tars.schemas.bounds import Strictness
-from tars.schemas.evidence import Evidence, Verdict
+from tars.schemas.evidence import Evidence, KeyWorth, Verdict
 from tars.schemas.update import ReadBack
 
 DRAW: Final = {
@@ -88,13 +88,28 @@ def draw_evidence(evidence: Evidence | None) -> None:
         one, two, three = st.columns(3)
         one.metric("held-out gain", points(evidence.gain))
         two.metric("95 % interval", f"{100 * evidence.gain_low:+.1f} … {100 * evidence.gain_high:+.1f}")
-        three.metric("search claimed", points(evidence.search_gain))
+        three.metric("search claimed", "none" if evidence.search_gain is None else points(evidence.search_gain))
         st.vega_lite_chart(charts.gain_frame(evidence), charts.GAIN)
         st.caption(
             f"Dashed: the {points(evidence.threshold)} that *better* needs; hollow: the search's claim. "
-            f"p = {evidence.p_value:.2g}, look {evidence.look}, trained from {evidence.start} for "
-            f"{evidence.train_episodes} episodes in {evidence.environment}, scored over {evidence.eval_episodes}."
+            f"p = {evidence.p_value:.2g}, look {evidence.look}, trained {STARTED[evidence.start]} for "
+            f"{evidence.train_episodes} episodes in {evidence.environment}, scored over {evidence.eval_episodes}"
+            f"{_others(evidence)}."
         )
+    _draw_worth(evidence.worth)
+
+
+def _others(evidence: Evidence) -> str:
+    """What was weighed where it is not the score alone, and what became of conflicts and latency."""
+    weighed = [] if evidence.objective == "reward" else [f"; objective: {aim(evidence.objective, evidence.weights)}"]
+    changes = (("conflicts", evidence.conflict_gain), ("latency", evidence.latency_gain))
+    return "".join([*weighed, *(f"; {name} a step {change:+.3f}" for name, change in changes if change is not None)])
+
+
+def _draw_worth(worth: Sequence[KeyWorth]) -> None:
+    if worth:
+        st.vega_lite_chart(charts.worth_frame(worth), charts.WORTH)
+        st.caption("What each key is worth: the loss on held-out seeds when it alone is put back.")
 
 
 def draw_read_backs(read_backs: Sequence[ReadBack]) -> None:

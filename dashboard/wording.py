@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
+from tars.schemas.evidence import Objective, Start, Weights
 from tars.schemas.hyperparameters import Value, same
 from tars.schemas.views import AgentRow, UpdateRow, UpdateStage
 
@@ -24,6 +25,11 @@ STAGE_COLOURS: Final[Mapping[UpdateStage, str]] = {
     "rolled back": "red",
     "failed": "red",
 }
+STARTED: Final[Mapping[Start, str]] = {
+    "scratch": "from fresh weights",
+    "snapshot": "on from a snapshot of the running agent",
+}
+"""What trials were trained from."""
 REVERSIBLE: Final[frozenset[UpdateStage]] = frozenset({"released", "reloading", "reloaded", "confirmed"})
 """Stages that a roll back is for."""
 
@@ -45,6 +51,13 @@ def score(value: float | None) -> str:
 def points(gain: float) -> str:
     """Return a difference of normalised scores in percentage points: `+4.2 pp`."""
     return f"{100 * gain:+.1f} pp"
+
+
+def aim(objective: Objective, weights: Weights | None) -> str:
+    """Return what a study looks for, with what the others cost in a penalty."""
+    if objective == "penalty" and weights is not None:
+        return f"score − {weights.conflict:g} conflict − {weights.latency:g} latency"  # noqa: RUF001 - minus signs
+    return {"reward": "score", "penalty": "score with a penalty"}.get(objective, "score, conflict and latency apart")
 
 
 def milliseconds(value: float | None) -> str:

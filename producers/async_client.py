@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,7 @@ from tars.producers.commands import (
     NotSent,
     Outcome,
     OutcomeUnknown,
+    endorsing,
     nats_address,
     seconds_left,
     sender,
@@ -25,10 +27,12 @@ from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings, load_settings
+from tars.runtime.signing import signer_of
 from tars.schemas.errors import TarsError, Transient
 from tars.schemas.message import Answer, By, Command, Event, Report
 from tars.schemas.queries import Ask, Reply, query_subject, rows_of
 from tars.schemas.streams import history_subject
+from tars.schemas.update import ApproveUpdate, UpdateProposed
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +69,19 @@ class AsyncClient:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, nats_url: str | None = None, *, user: str | None = None) -> "AsyncIterator[AsyncClient]":
-        """Connect to `nats_url`, else as the settings say; raises Unreachable when no server answers."""
+    async def connect(
+        cls, nats_url: str | None = None, *, user: str | None = None, key: Path | None = None
+    ) -> "AsyncIterator[AsyncClient]":
+        """Connect to `nats_url`, else as the settings say; raises Unreachable when no server answers.
+
+        key: the file that signs commands; unset: that of `user` or the operator in the data folder, where there is one.
+        """
         settings = load_settings()
-        by = By(principal=user) if user else sender(settings)
+        signer = signer_of(settings, user, key)
+        by = By(principal=signer.name) if signer else By(principal=user) if user else sender(settings)
         bus = await connect_bus(nats_url or nats_address(settings), "client", patience=PATIENCE)
         try:
+            bus.signer = signer
             yield cls(bus, by)
         finally:
             await bus.close()
@@ -88,7 +99,18 @@ class AsyncClient:
         """
         lock = self._one_at_a_time.setdefault(f"{command.noun}.{command.key}", asyncio.Lock())
         async with lock:
-            return await self._send(with_deadline(command), command_id or fresh_id("c"))
+            return await self._send(await self._complete(command), command_id or fresh_id("c"))
+
+    async def _complete(self, command: Command) -> Command:
+        """A deadline; and an approval that is signed names the content it approves, as the ledger has it."""
+        if isinstance(command, ApproveUpdate) and self.bus.signer is not None:
+            try:
+                history: History[Event] = await self.journal.read("update", command.update_id)
+            except Transient as error:
+                raise NotSent(f"{command.kind} was not sent: NATS is away, so what it approves is not known") from error
+            proposed = next((event for event in history.events if isinstance(event, UpdateProposed)), None)
+            command = endorsing(command, proposed) if proposed else command
+        return with_deadline(command)
 
     async def _send(self, command: Command, command_id: str) -> Outcome:
         reply = f"tars.reply.{self.name}.{command_id}"

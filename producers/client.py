@@ -3,20 +3,22 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from pydantic import TypeAdapter
 
 from tars.producers.async_client import AsyncClient
-from tars.producers.commands import CommandRefused, Outcome, well_formed
+from tars.producers.commands import CommandRefused, Outcome, StudyOptions, well_formed
 from tars.runtime.bus import fresh_id
+from tars.runtime.journal import History
 from tars.schemas.errors import TarsError
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
-from tars.schemas.message import Command, Event, Report
+from tars.schemas.message import Command, Event, Id, Report
 from tars.schemas.queries import Ask
-from tars.schemas.study import Sampler, StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
-from tars.schemas.trial import Normalize
+from tars.schemas.study import StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
 from tars.schemas.update import (
     ApplyUpdate,
     ApproveUpdate,
@@ -29,6 +31,7 @@ from tars.schemas.update import (
     UpdateRejected,
     UpdateRolledBack,
     UpdateSuperseded,
+    What,
 )
 from tars.schemas.views import (
     AgentPoint,
@@ -49,6 +52,7 @@ UPDATE_ENDS: Final = (
 STUDY_ENDS: Final = (StudyFinished, StudyStopped, StudyFailed)
 
 Heard = Callable[[Event], None]
+_ID: Final[TypeAdapter[str]] = TypeAdapter(Id)
 
 
 class StudyEnded(TarsError):
@@ -56,15 +60,16 @@ class StudyEnded(TarsError):
 
 
 @contextmanager
-def connect(nats_url: str | None = None, *, user: str | None = None) -> Iterator["Client"]:
+def connect(nats_url: str | None = None, *, user: str | None = None, key: Path | None = None) -> Iterator["Client"]:
     """Connect a script to TARS.
 
     nats_url: the server; unset: NATS_URL, else the `tars up` that runs in the data folder. user: who sends commands;
-    unset: TARS_USER, else the login name. Raises Unreachable when no server answers.
+    unset: the operator of the data folder, else TARS_USER, else the login name. key: the file that signs them; unset:
+    TARS_KEY, else the data folder's key of the user. Raises Unreachable when no server answers, BadKey.
     """
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(AsyncClient.connect(nats_url, user=user)) as client,
+        portal.wrap_async_context_manager(AsyncClient.connect(nats_url, user=user, key=key)) as client,
     ):
         yield Client(portal, client)
 
@@ -80,7 +85,7 @@ class Client:
         return self._portal.call(lambda: self._client.send(command, command_id=command_id))
 
     @well_formed()
-    def start_study(  # noqa: PLR0913 - a study has that many knobs
+    def start_study(
         self,
         *,
         role: str | None = None,
@@ -88,27 +93,44 @@ class Client:
         algorithm: AlgorithmName | None = None,
         study_id: str | None = None,
         trials: int = 20,
-        quick: bool | None = None,
-        sampler: Sampler = "tpe",
-        seed: int = 0,
-        structural: bool = False,
-        environment: str | None = None,
-        score_range: tuple[float, float] | None = None,
-        normalize: Sequence[Normalize] = (),
-        trainer: str = "population",
+        **options: Unpack[StudyOptions],
     ) -> "StudyHandle":
         """Search better values for the agents of a role, or for these agents, or for an algorithm as such.
 
         An algorithm as such is trained in its role of the game, or in `environment`: a Gymnasium id, with the returns
-        that count as 0 and 1 as `score_range`.
+        that count as 0 and 1 as `score_range`. With `start="snapshot"` every trial goes on from a running agent.
         """
-        command = StartStudy(
-            study_id=study_id or fresh_id("s"), role=role, agents=tuple(agents), algorithm=algorithm, trials=trials,
-            quick=quick, sampler=sampler, seed=seed, structural=structural, environment=environment,
-            score_range=score_range, normalize=tuple(normalize), trainer=trainer,
-        )  # fmt: skip
+        command = StartStudy.model_validate(
+            {
+                "study_id": study_id or fresh_id("s"),
+                "role": role,
+                "agents": tuple(agents),
+                "algorithm": algorithm,
+                "trials": trials,
+                **options,
+            }
+        )
         self.send(command)
         return StudyHandle(self, command.study_id)
+
+    def fork(
+        self,
+        agent_id: str,
+        changes: Sequence[Mapping[str, Value]],
+        *,
+        study_id: str | None = None,
+        **options: Unpack[StudyOptions],
+    ) -> "StudyHandle":
+        """Ask whether each of up to three changes serves a running agent better than going on as it is.
+
+        A study without a search: agent and candidates go on from the agent's newest snapshot as lanes of one
+        population, on held-out seeds. Nothing is proposed unless `propose=True`.
+        """
+        options["candidates"] = changes
+        options.setdefault("start", "snapshot")
+        options.setdefault("explain", False)
+        options.setdefault("propose", False)
+        return self.start_study(agents=(agent_id,), study_id=study_id, trials=0, **options)
 
     @well_formed()
     def propose(
@@ -161,9 +183,22 @@ class Client:
         return self.send(ApplyUpdate(update_id=update_id), command_id=command_id)
 
     @well_formed()
-    def roll_back(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        """Take a released update back."""
-        return self.send(RollBackUpdate(update_id=update_id, reason=reason), command_id=command_id)
+    def roll_back(
+        self,
+        update_id: str,
+        reason: str = "",
+        *,
+        what: What | None = None,
+        over_later: bool = False,
+        command_id: str | None = None,
+    ) -> Outcome:
+        """Take a released update back: the values, or all that its agents were before it while a snapshot is kept.
+
+        what: None means all while its rollout is not over, afterwards the values. over_later: also where later updates
+        lie over it, which are then undone with it.
+        """
+        command = RollBackUpdate(update_id=update_id, reason=reason, what=what, over_later=over_later)
+        return self.send(command, command_id=command_id)
 
     @well_formed()
     def stop_study(self, study_id: str, reason: str = "") -> Outcome:
@@ -210,6 +245,13 @@ class Client:
         """Send a measurement, without waiting for its storage."""
         self._portal.call(self._client.report, report)
 
+    @well_formed()
+    def events(self, noun: str, key: str) -> tuple[Event, ...]:
+        """Every event of a study, an update or an agent, from the ledger itself; empty: it knows none."""
+        _ID.validate_python(key)
+        history: History[Event] = self._portal.call(self._client.journal.read, noun, key)
+        return history.events
+
     def _query(self, name: str, ask: Ask | None = None) -> list[Any]:
         return self._portal.call(self._client.query, name, ask)
 
@@ -245,9 +287,9 @@ class Client:
         return next(iter(self._query("study", Ask(id=study_id))), None)
 
     @well_formed()
-    def trials(self, study_id: str) -> list[TrialRow]:
-        """A study's trials."""
-        return self._query("trials", Ask(id=study_id, limit=1000))
+    def trials(self, study_id: str, *, offset: int = 0, limit: int = 1000) -> list[TrialRow]:
+        """A study's trials by number, without the first `offset`; at most 1000."""
+        return self._query("trials", Ask(id=study_id, offset=offset, limit=limit))
 
     def conflicts(self, *, limit: int = 100) -> list[ConflictRow]:
         """Conflicts between the roles of the worlds, newest first."""
@@ -312,7 +354,7 @@ class UpdateHandle:
         """Release it from hold."""
         return self._client.apply(self.update_id)
 
-    def roll_back(self, reason: str = "", timeout: float | None = 60.0) -> Event:
+    def roll_back(self, reason: str = "", timeout: float | None = 60.0, *, what: What | None = None) -> Event:
         """Take it back, and wait until its agents run again what they ran before it."""
-        self._client.roll_back(self.update_id, reason)
+        self._client.roll_back(self.update_id, reason, what=what)
         return self._client.wait_for_update(self.update_id, timeout=timeout, rolled_back=True)

@@ -3,18 +3,23 @@
 import getpass
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar
 
 from pydantic import ValidationError
 
 from tars.runtime.settings import Settings
 from tars.schemas.errors import TarsError
+from tars.schemas.evidence import Objective, Start
+from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Command
+from tars.schemas.study import Sampler
+from tars.schemas.trial import Normalize
+from tars.schemas.update import APPLY_WITHIN, ApproveUpdate, UpdateProposed, content_of
 
 DEADLINE: Final = timedelta(seconds=60)
 """How long a person waits for a command; afterwards it is refused."""
@@ -54,6 +59,27 @@ class Outcome:
     """The kinds of the events it led to; none: it changed nothing, because it was so already."""
 
 
+class StudyOptions(TypedDict, total=False):
+    """What StartStudy takes beside its target and its number of trials; `schemas/study.py` says what each means."""
+
+    candidates: Sequence[Mapping[str, Value]]
+    start: Start
+    objective: Objective
+    weights: Mapping[str, float]
+    wall_seconds: float | None
+    warm_start: bool
+    explain: bool
+    propose: bool
+    quick: bool | None
+    sampler: Sampler
+    seed: int
+    structural: bool
+    environment: str | None
+    score_range: tuple[float, float] | None
+    normalize: Sequence[Normalize]
+    trainer: str
+
+
 @contextmanager
 def well_formed() -> Iterator[None]:
     """Turn what no message can hold into CommandRefused, with every field that is wrong, before anything is sent."""
@@ -74,6 +100,15 @@ def with_deadline(command: C, after: timedelta = DEADLINE) -> C:
     if command.deadline is not None:
         return command
     return command.model_copy(update={"deadline": datetime.now(UTC) + after})
+
+
+def endorsing(command: ApproveUpdate, proposed: UpdateProposed) -> ApproveUpdate:
+    """Return an approval that names what it approves, and until when agents may take it, unless it does so already."""
+    named = {
+        "content": command.content or content_of(proposed).digest(),
+        "apply_until": command.apply_until or datetime.now(UTC) + APPLY_WITHIN,
+    }
+    return command.model_copy(update=named)
 
 
 def seconds_left(command: Command) -> float:

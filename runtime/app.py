@@ -20,6 +20,7 @@ from tars.runtime.delivery import Delivery
 from tars.runtime.journal import Journal
 from tars.runtime.provision import check_provisioned
 from tars.runtime.settings import Settings
+from tars.runtime.signing import TrustFile
 from tars.schemas.errors import TarsError
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Worker:
     settings: Settings
     durables: Sequence[str] = ()
     """What it works on; missing ones stop the start."""
+    buckets: Sequence[str] = ()
+    """Object stores that it reads or keeps; missing ones stop the start."""
     routers: Sequence[NatsRouter] = ()
     tasks: Sequence[LongTask] = ()
     """Run until the worker stops; one that ends with an error ends the worker, which its supervisor restarts."""
@@ -75,7 +78,7 @@ class Worker:
     async def _work(self, broker: NatsBroker) -> None:
         self.bus = await connect_bus(self.settings.nats, self.name, on_reconnect=self.on_reconnect)
         try:
-            await check_provisioned(self.bus.jetstream, self.durables)
+            await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
             for key, value in self._context().items():
                 broker.context.set_global(key, value)
             await broker.start()
@@ -91,6 +94,7 @@ class Worker:
 
     def _context(self) -> dict[str, Any]:
         own = {"settings": self.settings, "bus": self.bus, "journal": Journal(self.bus)}
+        own["trust"] = TrustFile(self.settings.trust)
         return own | {"ack_wait": self.settings.ack_wait_seconds} | dict(self.context)
 
     def _broker(self) -> NatsBroker:
@@ -132,7 +136,7 @@ class Worker:
             return False
         try:
             async with asyncio.timeout(1):
-                await check_provisioned(self.bus.jetstream, self.durables)
+                await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
         except (NatsError, TarsError, TimeoutError, OSError):
             return False
         return True

@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -15,9 +15,10 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
+from tars.runtime.signing import Signer
 from tars.runtime.telemetry import trace_headers
 from tars.schemas.errors import Conflict, TarsError, Transient
-from tars.schemas.message import Answer, By, Envelope, Message
+from tars.schemas.message import Answer, By, Command, Envelope, Message
 from tars.schemas.streams import stream_of
 
 log = logging.getLogger(__name__)
@@ -35,12 +36,24 @@ class Unreachable(TarsError):
     """No NATS server answers at the given address."""
 
 
+class Stored(NamedTuple):
+    """A stored message."""
+
+    sequence: int
+    id: str
+    body: bytes
+    time: datetime
+    """When the server stored it."""
+
+
 class Bus:
     """A connection to NATS that publishes messages and reads streams."""
 
     def __init__(self, client: Client, source: str) -> None:
         self.client = client
         self.source = source
+        self.signer: Signer | None = None
+        """Signs every command that is published here."""
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT)
 
     async def publish(
@@ -69,6 +82,8 @@ class Bus:
             headers |= {"Nats-Batch-Id": batch[0], "Nats-Batch-Sequence": str(batch[1])}
             headers |= {"Nats-Batch-Commit": "1"} if batch[2] else {}
         body = message.model_dump_json().encode()
+        if self.signer is not None and isinstance(message, Command):
+            headers |= self.signer.sign(id, message.subject, body)
         if batch is not None and not batch[2]:
             await self.client.publish(message.subject, body, headers=headers)
             return 0
@@ -112,13 +127,14 @@ class Bus:
         if subject is not None and subject.startswith(REPLY_PREFIX):
             await self.client.publish(subject, answer.model_dump_json().encode(), headers=trace_headers() or None)
 
-    async def last(self, stream: str, subject: str) -> tuple[int, str, bytes] | None:
-        """(sequence, message id, body) of the newest message on `subject`, or None."""
+    async def last(self, stream: str, subject: str) -> Stored | None:
+        """The newest message on `subject`, or None."""
         try:
             found = await self.jetstream.get_last_msg(stream, subject)
         except NotFoundError:
             return None
-        return found.seq or 0, (found.headers or {}).get("Nats-Msg-Id", ""), found.data or b""
+        message_id = (found.headers or {}).get("Nats-Msg-Id", "")
+        return Stored(found.seq or 0, message_id, found.data or b"", found.time or datetime.min.replace(tzinfo=UTC))
 
     async def stream(self, name: str) -> StreamInfo:
         """The stream's state as the server has it."""

@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from tars.runtime.bus import Bus, envelope_of
+from tars.runtime.signing import vouched
 from tars.schemas.errors import Conflict, Malformed, Poison, Refused, Transient
 from tars.schemas.message import Answer, Command, Envelope, Event, Message
 from tars.schemas.streams import decode
@@ -136,8 +137,8 @@ def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
 class Delivery(BaseMiddleware[Any, Msg]):
     """FastStream's outermost middleware: one delivery of one message, from its arrival to its acknowledgement.
 
-    Reads `bus`, `durables` (subject prefix -> durable) and `ack_wait` (seconds) from the broker's context; gives
-    handlers `envelope`. A handler returns the events it appended; the sender gets them as its answer.
+    Reads `bus`, `ack_wait` (seconds) and `trust` (a TrustFile) from the broker's context; gives handlers `envelope`. A
+    handler returns the events it appended; the sender gets them as its answer.
     """
 
     async def on_receive(self) -> None:
@@ -158,7 +159,7 @@ class Delivery(BaseMiddleware[Any, Msg]):
         if self.msg.metadata.num_delivered > DELIVERIES:
             raise Poison("no process that handled it lived to say what became of it")
         command = await msg.decode()
-        envelope = envelope_of(self.msg, deadline=command.deadline if isinstance(command, Command) else None)
+        envelope = self._envelope(command)
         with self.context.scope("envelope", envelope):
             try:
                 self._answer = (envelope, await _until_no_conflict(call_next, msg) or ())
@@ -185,6 +186,13 @@ class Delivery(BaseMiddleware[Any, Msg]):
             except Exception:  # settling failed: the server delivers again after ack_wait
                 log.exception("not settled", extra={"subject": self.msg.subject})
         return exc_val is None or isinstance(exc_val, Exception)  # an error ends here; a cancellation goes on
+
+    def _envelope(self, message: object) -> Envelope:
+        """What is known of it; of a command, also whether its sender may send it."""
+        if not isinstance(message, Command):
+            return envelope_of(self.msg)
+        found, trusted = envelope_of(self.msg, deadline=message.deadline), self.context.get("trust")
+        return vouched(found, message, self.msg.headers or {}, self.msg.data, trusted) if trusted else found
 
     def _durable(self) -> str:
         return str(self.msg.metadata.consumer)

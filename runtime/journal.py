@@ -89,6 +89,15 @@ class Journal:
             start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
         return tuple(_entry(message) for message in found)
 
+    async def since(self, stream: str, subject: str, time: datetime) -> tuple[Entry[Any], ...]:
+        """Read what was stored on a subject filter from a moment on; raises Transient when NATS is away."""
+        when = {"start_time": time.isoformat(), "next_by_subj": subject, "batch": _PAGE}
+        first = await self._direct(stream, subject, when)
+        if len(first) < _PAGE:
+            return tuple(_entry(message) for message in first)
+        last = int((first[-1].headers or {})["Nats-Sequence"])
+        return (*(_entry(message) for message in first), *await self.messages(stream, subject, after=last))
+
     async def page(self, stream: str, start: int, size: int, subject: str = ">") -> list[Msg]:
         """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time."""
         return await self._page(stream, subject, start, size)

@@ -1,4 +1,4 @@
-"""Streams and durables on the server: made by `tars provision`, only compared by workers."""
+"""Streams, object stores and durables on the server: made by `tars provision`, only compared by workers."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    DiscardPolicy,
     PersistMode,
     RePublish,
     RetentionPolicy,
@@ -16,14 +17,14 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 from tars.schemas.errors import TarsError
-from tars.schemas.streams import DURABLES, STREAMS, Durable, Stream
+from tars.schemas.streams import BUCKETS, DURABLES, STREAMS, Bucket, Durable, Stream
 
 DUPLICATE_WINDOW = 120.0
 """Seconds in which the same message id is stored once."""
 
 
 class NotProvisioned(TarsError):
-    """The server lacks a stream or durable that this process works on."""
+    """The server lacks a stream, an object store or a durable that this process works on."""
 
 
 def stream_settings(stream: Stream, replicas: int) -> dict[str, Any]:
@@ -50,6 +51,18 @@ def stream_settings(stream: Stream, replicas: int) -> dict[str, Any]:
     return settings
 
 
+def bucket_settings(bucket: Bucket, replicas: int) -> dict[str, Any]:
+    """Return what is set, and compared, of the stream behind an object store; as other clients make one."""
+    return {
+        "subjects": list(bucket.subjects),
+        "storage": StorageType.FILE,
+        "discard": DiscardPolicy.NEW,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "num_replicas": replicas,
+    }
+
+
 def durable_settings(durable: Durable, ack_wait: float) -> dict[str, Any]:
     """Return what is set, and compared, of a durable consumer."""
     one = len(durable.subjects) == 1
@@ -69,6 +82,8 @@ async def provision(jetstream: JetStreamContext, *, ack_wait: float, replicas: i
     done = {}
     for stream in STREAMS.values():
         done[stream.name] = await _ensure_stream(jetstream, stream.name, stream_settings(stream, replicas))
+    for bucket in BUCKETS.values():
+        done[bucket.stream] = await _ensure_stream(jetstream, bucket.stream, bucket_settings(bucket, replicas))
     for durable in DURABLES.values():
         wanted = durable_settings(durable, ack_wait)
         done[f"{durable.stream}/{durable.name}"] = await _ensure_durable(jetstream, durable, wanted)
@@ -101,9 +116,14 @@ async def _ensure_durable(jetstream: JetStreamContext, durable: Durable, wanted:
     return done
 
 
-async def check_provisioned(jetstream: JetStreamContext, durables: Iterable[str]) -> None:
-    """Raise NotProvisioned when a durable that this process works on is missing, or its stream."""
+async def check_provisioned(jetstream: JetStreamContext, durables: Iterable[str], buckets: Iterable[str] = ()) -> None:
+    """Raise NotProvisioned when a durable or an object store that this process works on is missing, or its stream."""
     missing = []
+    for name in buckets:
+        try:
+            await jetstream.stream_info(BUCKETS[name].stream)
+        except NotFoundError:
+            missing.append(name)
     for name in durables:
         try:
             await jetstream.consumer_info(DURABLES[name].stream, name)

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     approval_mode: ApprovalMode = "manual"
     autonomous_threshold: float = Field(0.03, ge=0.0, le=1.0)
     """Held-out gain needed, normalised score."""
+    watch_episodes: int = Field(60, ge=10, le=1000)
+    """How long each stage of a rollout is watched. Shorter finds less, longer only what harms slowly."""
     validation_strictness: Strictness = "medium"
     use_real_training: bool = True
     """False: a closed-form surrogate, labelled, never promotable."""
@@ -53,15 +55,23 @@ class Settings(BaseSettings):
     """On: who proposes may not approve. Auto: on when signatures tell two approvers apart."""
     rate_limit_per_minute: int = Field(30, ge=0, le=100_000)
     """Commands per sender; 0: none."""
+    use_mlflow: bool = False
+    """True: `tars up` runs the MLflow sink too, where the extra mlflow is installed."""
+    mlflow_tracking_uri: str | None = None
+    """MLflow store of the sink; unset: a SQLite file in TARS_DATA."""
     ack_wait_seconds: float = Field(30.0, ge=1.0, le=600.0)
     """How long a dead worker keeps its message or lease; set on the durables by `tars provision`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     tars_data: Path = Path(".tars")
     """Folder of `tars up`."""
     tars_user: str = Field("", max_length=100)
-    """Who sends commands from here; unset: the login name."""
+    """Who sends commands from here, where no key says so; unset: the login name."""
+    tars_key: Path | None = None
+    """Key file that signs commands from here; unset: keys/operator.key in TARS_DATA, where there is one."""
+    tars_trust: Path | None = None
+    """Who may do what; unset: trust.toml in TARS_DATA, where there is one."""
 
-    @field_validator("nats_url", "redis_url", mode="before")
+    @field_validator("nats_url", "redis_url", "mlflow_tracking_uri", "tars_key", "tars_trust", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -70,6 +80,11 @@ class Settings(BaseSettings):
     def callable_trainers(self) -> frozenset[str]:
         """`trainers`, one by one."""
         return frozenset(name.strip() for name in self.trainers.split(",") if name.strip())
+
+    @property
+    def trust(self) -> Path:
+        """Where the trust file is, if there is one."""
+        return self.tars_trust or self.tars_data / "trust.toml"
 
     @cached_property
     def nats(self) -> str:
@@ -80,6 +95,11 @@ class Settings(BaseSettings):
     def redis(self) -> str | None:
         """The Redis server of a single worker; None: it does without."""
         return (self.redis_url or "redis://localhost:6379") if self.use_redis else None
+
+    @cached_property
+    def mlflow(self) -> str:
+        """The MLflow store of the sink."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.tars_data.absolute() / 'mlflow.db'}"
 
 
 def load_settings() -> Settings:

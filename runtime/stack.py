@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import getpass
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from tars.runtime.bus import connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
+from tars.runtime.signing import ensure_operator
 from tars.runtime.supervisor import Program, Supervisor
 from tars.schemas.errors import TarsError
 
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 PORTS: Final = {"agents": 8094, "coordinator": 8097, "consumers": 3001, "dashboard": 3000}
 """Documented ports; a taken one is replaced by a free one. The sync worker's is a setting, trainers take any."""
 TRAINERS: Final = 2
+SINKS: Final = frozenset({"mlflow"})
+"""Programs that nobody waits for: whatever ails them, the others start."""
 READY_SECONDS: Final = 60.0
 """How long all workers together may take to become ready."""
 
@@ -89,6 +94,10 @@ def worker_ports(settings: Settings) -> dict[str, int]:
     wanted = {"coordinator": PORTS["coordinator"], **{f"trainer-{n}": 0 for n in range(1, TRAINERS + 1)}}
     wanted |= {"sync": settings.hyperparam_sync_port, "consumers": PORTS["consumers"]}
     wanted |= {"agents": PORTS["agents"], "dashboard": PORTS["dashboard"]}
+    if settings.use_mlflow and find_spec("mlflow") is None:
+        log.warning("USE_MLFLOW is true, but MLflow is not installed: pip install 'tars-rl[mlflow]'")
+    elif settings.use_mlflow:
+        wanted["mlflow"] = 0
     return {name: free_port(port) for name, port in wanted.items()}
 
 
@@ -146,6 +155,8 @@ async def stack(
     or a worker does not become ready, naming it.
     """
     with owned(folder):
+        if settings.tars_trust is None:
+            ensure_operator(folder, settings.tars_user or getpass.getuser())
         servers = await asyncio.to_thread(Servers, settings, folder)
         try:
             async with _workers(settings, folder, servers, sink) as running:
@@ -179,7 +190,7 @@ async def _workers(
 
 
 async def _ready(endpoints: Endpoints, running: asyncio.Task[None]) -> None:
-    waiting = {name: f"{address}/ready" for name, address in endpoints.workers.items()}
+    waiting = {name: f"{address}/ready" for name, address in endpoints.workers.items() if name not in SINKS}
     waiting["dashboard"] = f"{endpoints.dashboard}/_stcore/health"
     try:
         async with asyncio.timeout(READY_SECONDS):

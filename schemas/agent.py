@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictInt
 
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
-from tars.schemas.message import By, Command, Event, Id, Reason, Report
+from tars.schemas.message import By, Command, Event, Id, Reason, Report, Signed
+from tars.schemas.snapshot import SnapshotRef
 
 
 class ConfigureAgent(Command):
@@ -20,6 +21,16 @@ class ConfigureAgent(Command):
     values: Annotated[dict[str, Value], Field(min_length=1)]
     """The whole set, never a difference."""
     by: By
+    snapshot_first: bool = False
+    """Take a snapshot at the boundary where these values come into use, before they do."""
+    restore: SnapshotRef | None = None
+    """On the way back: load this at the boundary, before the values come into use."""
+    twin: StrictInt = 0
+    """For so many episodes a copy of the agent and its world, `<agent>-twin`, goes on beside it with the old values."""
+    content: Annotated[str, Field(max_length=200_000)] | None = None
+    """What was approved, as the canonical JSON of a Content; the agent checks the values against it."""
+    approval: Signed | None = None
+    """The signed approval of that content; None: nobody signed one, or this is the way back."""
 
 
 class AgentStarted(Event):
@@ -71,6 +82,10 @@ class AgentReloaded(Event):
     buffer_after: int
     milliseconds: float
     """From hearing the configuration to reading it back."""
+    snapshot: SnapshotRef | None = None
+    """Of what it was before these values, where it was asked for one; its parameters are `weights_before`."""
+    twin: bool = False
+    """A twin goes on with the old values."""
 
 
 class AgentRefused(Event):
@@ -81,6 +96,30 @@ class AgentRefused(Event):
     version: int
     update_id: Id
     reasons: tuple[str, ...]
+
+
+class AgentRestored(Event):
+    """It is again what it was at a snapshot: parameters, optimisers and counters."""
+
+    kind: Literal["agent.restored.v1"] = "agent.restored.v1"
+    agent_id: Id
+    version: int
+    """The configuration that asked for it; 0: nobody did, it goes on from there after a restart."""
+    update_id: Id | None
+    snapshot: SnapshotRef
+    weights: str
+    """sha256 of the parameters, in hex, after loading."""
+
+
+class AgentLost(Event):
+    """It has been silent for three beats; written by the rollout that waits for it."""
+
+    kind: Literal["agent.lost.v1"] = "agent.lost.v1"
+    agent_id: Id
+    run_id: Id
+    update_id: Id
+    seconds: float
+    """Since it was last heard."""
 
 
 class AgentStopped(Event):
@@ -108,6 +147,8 @@ class AgentReported(Report):
     """The configuration it ran."""
     finite: bool = True
     """No parameter of the learner is NaN or infinite. A diverged one may still report ordinary scores."""
+    twin: bool = False
+    """`agent_id` is `<agent>-twin`: a copy that goes on beside the agent, to be compared with."""
 
 
 class AgentBeat(Report):
@@ -120,7 +161,8 @@ class AgentBeat(Report):
 
 
 AgentEvent = Annotated[
-    AgentStarted | AgentAccepted | AgentReloaded | AgentRefused | AgentStopped, Field(discriminator="kind")
+    AgentStarted | AgentAccepted | AgentReloaded | AgentRefused | AgentRestored | AgentLost | AgentStopped,
+    Field(discriminator="kind"),
 ]
 AgentCommand = ConfigureAgent
 AgentReport = Annotated[AgentReported | AgentBeat, Field(discriminator="kind")]

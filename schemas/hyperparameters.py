@@ -7,7 +7,7 @@ page's form and the command line are derived from them.
 
 from collections.abc import Mapping
 from ctypes import c_float
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictFloat, StrictInt
@@ -97,6 +97,8 @@ class Algorithm:
     game_defaults: Mapping[str, Value]
     game_search: Mapping[str, Search]
     """Where a study of the game looks, in 16 environments a lane; it replaces `search` there."""
+    parallel_defaults: Mapping[str, Value] = field(default_factory=dict)
+    """What a study of another environment starts from instead of SB3's values, for a lane's 16 copies."""
 
     def __getitem__(self, name: str) -> Hyperparameter:
         """The declaration of one key; KeyError where there is none."""
@@ -302,6 +304,7 @@ PPO = Algorithm(
         "clip_range": Uniform(0.1, 0.4),
         "target_kl": Choice((None, 0.01, 0.03, 0.1)),
     },
+    parallel_defaults={"n_steps": 128},  # 2048 steps in all copies together; 2048 in each is more than a trial has
 )  # fmt: skip
 
 

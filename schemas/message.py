@@ -87,8 +87,30 @@ class Report(Message):
     CHANNEL = "report"
 
 
+class Signed(Frozen):
+    """A signed command as it was sent: whoever has the public key can check it, now or later.
+
+    Covered are its id, its subject and the bytes of its body, so none of them can be another's. The body holds its
+    deadline, and the id makes a repetition the same command: that is all there is to replay.
+    """
+
+    key: str
+    """Id of the key: half of its sha256, in hex."""
+    id: str
+    subject: str
+    body: str
+    """The body's bytes, which are UTF-8."""
+    signature: str
+    """ed25519, in base64."""
+
+    @property
+    def covered(self) -> bytes:
+        """The bytes that are signed: a line for each of the others, which hold no line's end, before the body."""
+        return f"tars command v1\n{self.id}\n{self.subject}\n{self.body}".encode()
+
+
 class Envelope(Frozen):
-    """What the bus knows about the message in hand."""
+    """What the bus knows about the message in hand, and whether its sender is proven."""
 
     id: str
     """Made once by the sender, kept over retries."""
@@ -97,6 +119,10 @@ class Envelope(Frozen):
     time: datetime
     """When the server stored it."""
     by: By
+    signed: Signed | None = None
+    """The command as it was signed, where that proves who sent it."""
+    barred: str | None = None
+    """Why whoever sent it may not: unsigned, forged, or without the role; None: nothing is in the way."""
     late: bool = False
     """It is handled after its deadline."""
     reply: str | None = None

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import assert_never
 
-from tars.schemas.agent import AgentAccepted, AgentEvent, AgentRefused, AgentReloaded, AgentStarted, AgentStopped
+from tars.schemas.agent import (
+    AgentAccepted,
+    AgentEvent,
+    AgentLost,
+    AgentRefused,
+    AgentReloaded,
+    AgentRestored,
+    AgentStarted,
+    AgentStopped,
+)
 from tars.schemas.hyperparameters import AlgorithmName, Value, same
 
 
@@ -25,14 +34,18 @@ class RunningAgent:
     applied: int = 0
     """The ConfigureAgent whose values it runs; 0: those in its code."""
     alive: bool = False
-    """It has started and not said that it stopped."""
+    """It has started, not said that it stopped, and was not lost."""
+    finished: bool = False
+    """It stopped because it had nothing more to do."""
     reload: AgentReloaded | None = None
     """Its newest read-back."""
     refusal: AgentRefused | None = None
     """Its newest refusal of a configuration."""
+    restored: AgentRestored | None = None
+    """The newest snapshot that it went back to."""
 
 
-def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
+def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:  # noqa: PLR0911 - one answer for each event
     """The agent after `event`."""
     match event:
         case AgentStarted():
@@ -47,6 +60,7 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
                 heard=event.heard_version,
                 applied=event.applied_version,
                 alive=True,
+                finished=False,
             )
         case AgentAccepted():
             return replace(state, heard=max(state.heard, event.version))
@@ -55,8 +69,12 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:
             return replace(state, values=in_use(event), applied=event.version, heard=heard, reload=event)
         case AgentRefused():
             return replace(state, heard=max(state.heard, event.version), refusal=event)
-        case AgentStopped():
+        case AgentRestored():
+            return replace(state, restored=event)
+        case AgentLost():
             return replace(state, alive=False)
+        case AgentStopped():
+            return replace(state, alive=False, finished=event.cause == "finished")
         case _:
             assert_never(event)
 

@@ -45,6 +45,24 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """A JetStream object store: a stream whose objects are chunks and a description of each."""
+
+    name: str
+    why: str
+
+    @property
+    def stream(self) -> str:
+        """The stream behind it."""
+        return f"OBJ_{self.name}"
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Of chunks, and of descriptions, as every NATS client expects them (ADR-20)."""
+        return f"$O.{self.name}.C.>", f"$O.{self.name}.M.>"
+
+
+@dataclass(frozen=True)
 class Durable:
     """A durable pull consumer, made by `tars provision`, never by a worker."""
 
@@ -95,6 +113,13 @@ STREAMS: Mapping[str, Stream] = {
     )
 }
 
+BUCKETS: Mapping[str, Bucket] = {
+    bucket.name: bucket
+    for bucket in (
+        Bucket("SNAPSHOTS", "what learners had learnt: the last of each agent, and those of running studies"),
+    )
+}
+
 DURABLES: Mapping[str, Durable] = {
     durable.name: durable
     for durable in (
@@ -115,7 +140,9 @@ class Rights:
     publishes: tuple[str, ...]
     durables: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    """Streams it may read by subject."""
+    """Streams it may read by subject, and buckets."""
+    keeps: tuple[str, ...] = ()
+    """Buckets whose objects it writes and deletes."""
 
 
 ROLES: Mapping[str, Rights] = {
@@ -125,16 +152,25 @@ ROLES: Mapping[str, Rights] = {
     "coordinator": Rights(
         ("tars.event.study.>", "tars.command.trial.>", "tars.reply.>", "tars.dead.>"),
         ("study-command", "run-study"),
-        ("EVENTS", "TRIALS", "AGENTS"),
+        ("EVENTS", "TRIALS", "AGENTS", "SNAPSHOTS"),
+        ("SNAPSHOTS",),
     ),
-    "trainer": Rights(("tars.event.trial.>", "tars.report.trial.>", "tars.dead.>"), ("run-trial",), ("TRIALS",)),
+    "trainer": Rights(
+        ("tars.event.trial.>", "tars.report.trial.>", "tars.dead.>"), ("run-trial",), ("TRIALS", "SNAPSHOTS")
+    ),
     "sync": Rights(
         ("tars.event.update.>", "tars.command.agent.>", "tars.reply.>", "tars.dead.>"),
         ("update-command", "propose-champion", "run-rollout"),
-        ("EVENTS", "AGENTS"),
+        ("EVENTS", "AGENTS", "REPORTS"),
     ),
-    "agents": Rights(("tars.event.agent.>", "tars.report.agent.>", "tars.report.game.>"), (), ("EVENTS", "AGENTS")),
+    "agents": Rights(
+        ("tars.event.agent.>", "tars.report.agent.>", "tars.report.game.>"),
+        (),
+        ("EVENTS", "AGENTS", "SNAPSHOTS"),
+        ("SNAPSHOTS",),
+    ),
     "consumers": Rights(("tars.reply.>",), (), ("EVENTS", "TRIALS", "REPORTS", "DEAD")),
+    "mlflow": Rights((), (), ("EVENTS", "TRIALS")),
 }
 """Who publishes what and works on which durable; the permissions of a shared server derive from it."""
 

@@ -4,12 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
-from tars.schemas.evidence import Evidence
+from tars.schemas.evidence import Evidence, Objective, Start, Weights
 from tars.schemas.hyperparameters import AlgorithmName, Value
-from tars.schemas.message import By, Command, Event, Holder, Id, Reason
+from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Reason
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.trial import TRAINER, Normalize
 
 Sampler = Literal["tpe", "random"]
+MOST_CANDIDATES = 3
+"""Candidates that one study weighs on held-out seeds."""
 
 
 class StartStudy(Command):
@@ -31,7 +34,23 @@ class StartStudy(Command):
     """What of a Gymnasium environment is brought to a running mean of 0 and deviation of 1."""
     trainer: Annotated[str, Field(pattern=TRAINER)] = "population"
     """population: our engine; sb3: Stable-Baselines3; module:function: what the trainers' setting TRAINERS allows."""
-    trials: Annotated[StrictInt, Field(ge=1, le=1000)] = 20
+    trials: Annotated[StrictInt, Field(ge=0, le=1000)] = 20
+    """Of the search; with `candidates` there is none."""
+    candidates: Annotated[tuple[dict[str, Value], ...], Field(max_length=MOST_CANDIDATES)] = ()
+    """Changes to weigh as they are: nothing is searched, and each gets its own evidence."""
+    start: Start = "scratch"
+    """snapshot: every trial goes on from the newest snapshot of a running agent of the target."""
+    objective: Objective = "reward"
+    weights: Weights = Weights()
+    """What a conflict and a unit of latency cost, with the objective penalty."""
+    wall_seconds: Annotated[float, Field(gt=0)] | None = None
+    """After so long no further search trial is asked; what was found by then is weighed."""
+    warm_start: bool = True
+    """Try champions of earlier studies of the same algorithm in the same environment first."""
+    explain: bool = True
+    """Measure what each key of a BETTER champion is worth, and look for a smaller change that keeps the gain."""
+    propose: bool = True
+    """Propose a BETTER champion to the target's agents."""
     quick: bool | None = None
     """Short search trials (evidence is always full length); None: as USE_QUICK_MODE says."""
     sampler: Sampler = "tpe"
@@ -43,6 +62,12 @@ class StartStudy(Command):
     def _has_one_aim(self) -> "StartStudy":
         if (self.role is not None) + bool(self.agents) + (self.algorithm is not None) != 1:
             raise ValueError("name exactly one of role, agents and algorithm")
+        if self.start == "snapshot" and self.algorithm is not None:
+            raise ValueError("an algorithm as such runs nowhere: only a target has snapshots to start from")
+        if self.candidates and any(not change for change in self.candidates):
+            raise ValueError("a candidate must change something")
+        if self.trials == 0 and not self.candidates:
+            raise ValueError("a study without candidates needs at least one trial")
         return self
 
 
@@ -82,6 +107,17 @@ class StudyStarted(Event):
     normalize: tuple[Normalize, ...] = ()
     trainer: str = "population"
     training: Literal["real", "surrogate"] = "real"
+    start: Start = "scratch"
+    snapshots: tuple[SnapshotRef, ...] = ()
+    """Of the target's agents, where trials start from them: the trials of one seed from one, in turn."""
+    candidates: tuple[dict[str, Value], ...] = ()
+    objective: Objective = "reward"
+    weights: Weights = Weights()
+    wall_seconds: float | None = None
+    warm: tuple[dict[str, Value], ...] = ()
+    """Searched keys of earlier champions, tried first."""
+    explain: bool = False
+    propose: bool = True
 
 
 class StudyResumed(Event):
@@ -91,6 +127,16 @@ class StudyResumed(Event):
     study_id: Id
     holder: Holder
     delivery: int
+
+
+class FrontPoint(Frozen):
+    """A search trial on the Pareto front."""
+
+    number: int
+    hyperparameters: dict[str, Value]
+    score: float
+    conflict: float
+    latency: float
 
 
 class StudyFinished(Event):
@@ -105,6 +151,12 @@ class StudyFinished(Event):
     """The whole set; None: every trial failed."""
     evidence: Evidence | None
     """None: there was no champion to weigh, or no held-out pair of scores."""
+    weighed: tuple[Evidence, ...] = ()
+    """Of every candidate that was weighed, the champion's too, in their order."""
+    front: tuple[FrontPoint, ...] = ()
+    """With the objective pareto: the trials that no other beats in everything, by falling score."""
+    importances: dict[str, float] = Field(default_factory=dict)
+    """Share of the score's variance that each searched key explains among the good trials (PED-ANOVA); sums to 1."""
 
 
 class StudyStopped(Event):

@@ -6,9 +6,11 @@ from pydantic import Field, StrictInt
 
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Command, Event, Frozen, Holder, Id, Report
+from tars.schemas.snapshot import SnapshotRef
 
 TrialNumber = Annotated[StrictInt, Field(ge=0, lt=1_000_000)]
-Phase = Literal["search", "confirmation"]
+Phase = Literal["search", "confirmation", "ablation"]
+"""search: on seeds of the search; confirmation: on held-out seeds; ablation: there too, one key put back."""
 Normalize = Literal["observations", "rewards"]
 """What of an environment can be brought to a running mean of 0 and deviation of 1."""
 FAILED_SCORE = -1000.0
@@ -50,6 +52,8 @@ class RunTrial(TrialMessage, Command):
     """Each 32 steps in 16 environments."""
     eval_episodes: Annotated[StrictInt, Field(ge=1)]
     training: Literal["real", "surrogate"] = "real"
+    snapshot: SnapshotRef | None = None
+    """Where it starts: it goes on from there, with these values and chance of its own. None: from fresh weights."""
 
 
 class TrialCompleted(TrialMessage, Event):
@@ -60,6 +64,10 @@ class TrialCompleted(TrialMessage, Event):
     """Mean of the greedy evaluation episodes, normalised: 0 the best constant action, 1 the best response."""
     exact_score: float | None = None
     """The same by dynamic programming, where the environment is finite; shown beside, never used to choose."""
+    conflict: float | None = None
+    """Conflicts a step in the evaluation episodes; None: the environment has none."""
+    latency: float | None = None
+    """Latency a step in the evaluation episodes, 1 for a full backlog; None: the environment has none."""
     cpu_seconds: float
     """Its share of the population's processor time."""
     holder: Holder

@@ -1,18 +1,23 @@
 """An update: new hyperparameter values on their way to live agents."""
 
-import hashlib
-import json
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from datetime import timedelta
+from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, StrictInt, field_validator
 
 from tars.schemas.bounds import Strictness
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import Value, all_same
-from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Reason
+from tars.schemas.message import By, Command, Event, Frozen, Holder, Id, Principal, Reason, Signed
+from tars.schemas.snapshot import SnapshotRef
 
+APPLY_WITHIN: Final = timedelta(days=14)
+"""How long after its approval an update may go to an agent, unless the approval says otherwise."""
 ApprovalMode = Literal["manual", "autonomous_threshold", "autonomous_all"]
+What = Literal["values", "all"]
+"""What goes back: the values alone, or parameters, optimisers and counters too."""
+RolloutStage = Literal["canary", "half", "rest"]
+"""Agents of a rollout that switch together: a few, then half where the few said too little, then all."""
 
 
 class ProposeUpdate(Command):
@@ -47,6 +52,10 @@ class ApproveUpdate(Command):
     reason: Reason = ""
     hold: bool = False
     """Do not release it yet: ApplyUpdate does."""
+    content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The digest of the content that is approved; a signed approval must give it."""
+    apply_until: AwareDatetime | None = None
+    """No agent takes it after this moment; None: 14 days after the approval."""
 
 
 class RejectUpdate(Command):
@@ -70,6 +79,10 @@ class RollBackUpdate(Command):
     kind: Literal["update.roll-back.v1"] = "update.roll-back.v1"
     update_id: Id
     reason: Reason = ""
+    what: What | None = None
+    """None: all while its rollout is not over, afterwards the values: what was learnt since is kept."""
+    over_later: bool = False
+    """Go back to before this update also where later updates lie over it."""
 
 
 class UpdateProposed(Event):
@@ -89,7 +102,9 @@ class UpdateProposed(Event):
     expires_at: AwareDatetime
     strictness: Strictness
     content: str
-    """sha256 of what an approval approves: `content_of(...)`."""
+    """sha256 of what an approval approves: `content_of(...).digest()`."""
+    doubt: Reason = ""
+    """Why a person decides on what the mode would have approved by itself; empty: nothing speaks against that."""
 
 
 class UpdateRefused(Event):
@@ -113,6 +128,11 @@ class UpdateApproved(Event):
     """manual: a person did."""
     reason: Reason
     hold: bool
+    apply_until: AwareDatetime | None = None
+    signed: Signed | None = None
+    """The approval as it was signed; None: nothing proves it."""
+    single_operator: bool = False
+    """Who proposed it approved it too."""
 
 
 class UpdateRejected(Event):
@@ -159,6 +179,8 @@ class UpdateRollBackRequested(Event):
     update_id: Id
     by: By
     reason: Reason
+    what: What | None = None
+    over_later: bool = False
 
 
 class UpdateResumed(Event):
@@ -184,6 +206,11 @@ class ReadBack(Frozen):
     """From the agent's hearing of it to its reading back."""
     weights_kept: bool
     buffer_kept: bool
+    snapshot: SnapshotRef | None = None
+    """What it was just before; going back can return to it while it is kept."""
+    weights: str | None = None
+    """On the way out: sha256 of the parameters just before. On the way back: after loading the snapshot; the two are
+    equal where all went back."""
 
     @property
     def equal(self) -> bool:
@@ -197,6 +224,18 @@ class UpdateStarted(Event):
     kind: Literal["update.started.v1"] = "update.started.v1"
     update_id: Id
     agents: tuple[Id, ...]
+    canary: tuple[Id, ...] = ()
+    """Those that switch first, picked at random; the others are compared with them."""
+    twins: bool = False
+    """Copies of the canaries that go on with the old values are compared with them, not the others."""
+    slot_seconds: float | None = None
+    """Length of a slot of the watch: the median episode. None: nothing is watched."""
+    slots: int = 0
+    """Length of each stage's watch."""
+    smallest_harm: float | None = None
+    """The smallest loss that the canary stage finds 4 times in 5, in normalised score."""
+    unwatched: Reason = ""
+    """Why nothing is watched."""
 
 
 class UpdateReloaded(Event):
@@ -205,6 +244,35 @@ class UpdateReloaded(Event):
     kind: Literal["update.reloaded.v1"] = "update.reloaded.v1"
     update_id: Id
     read_backs: tuple[ReadBack, ...]
+    stage: RolloutStage = "rest"
+    attempt: int = 1
+    """2: the watch of this stage was started anew."""
+    before: dict[Id, tuple[float | None, ...]] = Field(default_factory=dict)
+    """Of every agent of the watch, its mean score in each slot before the change, the newest last; None: no episode."""
+
+
+class UpdateJudged(Event):
+    """A watch has come to its verdict on a stage. The effect is that on the agents of the stage, while it watched."""
+
+    kind: Literal["update.judged.v1"] = "update.judged.v1"
+    update_id: Id
+    stage: RolloutStage
+    attempt: int = 1
+    verdict: Literal["CONFIRM", "ROLL_BACK", "ENVIRONMENT", "INCONCLUSIVE"]
+    then: Literal["go on", "widen", "start anew", "undo"]
+    reason: Reason
+    effect: float | None
+    """Difference in differences of mean scores, reloaded - compared; None: too little was heard."""
+    effect_low: float | None
+    """Lower end of its 90 % interval."""
+    effect_high: float | None
+    slot: int
+    """After how many slots."""
+    reloaded: tuple[Id, ...]
+    compared: tuple[Id, ...]
+    """Empty: with their own past."""
+    smallest_harm: float | None
+    stopped_early: bool
 
 
 class UpdateConfirmed(Event):
@@ -212,6 +280,8 @@ class UpdateConfirmed(Event):
 
     kind: Literal["update.confirmed.v1"] = "update.confirmed.v1"
     update_id: Id
+    reason: Reason = ""
+    """What is known of it: not harmful, kept but not proven, or not watched."""
 
 
 class UpdateRolledBack(Event):
@@ -222,6 +292,8 @@ class UpdateRolledBack(Event):
     by: By
     reason: Reason
     read_backs: tuple[ReadBack, ...]
+    restored: tuple[Id, ...] = ()
+    """Agents whose parameters, optimisers and counters went back too, proven by the hash of the parameters."""
     unreached: dict[Id, str]
     """Agents that could not be taken back, and why: a person must look at them."""
 
@@ -249,6 +321,7 @@ UpdateEvent = Annotated[
     | UpdateResumed
     | UpdateStarted
     | UpdateReloaded
+    | UpdateJudged
     | UpdateConfirmed
     | UpdateRolledBack
     | UpdateFailed,
@@ -256,9 +329,25 @@ UpdateEvent = Annotated[
 ]
 
 
-def content_of(values: Mapping[str, Value], base: Mapping[str, int], evidence: Evidence | None) -> str:
-    """The sha256, in hex, of what an approval approves: which values, on which agents at which versions, and why."""
-    fixed = {"values": dict(values), "base": dict(base), "evidence": evidence.digest() if evidence else None}
-    return hashlib.sha256(
-        json.dumps(fixed, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
+class Content(Frozen):
+    """What an approval approves; its digest is what is signed."""
+
+    values: dict[str, Value]
+    """Only the keys that change."""
+    base: dict[Id, int]
+    """On which agents, and at which version of each."""
+    evidence: str | None
+    """The digest of why."""
+    proposer: Principal
+    expires_at: AwareDatetime
+
+
+def content_of(proposed: UpdateProposed) -> Content:
+    """The content that an update fixed when it was proposed."""
+    return Content(
+        values=proposed.values,
+        base=proposed.base,
+        evidence=proposed.evidence.digest() if proposed.evidence else None,
+        proposer=proposed.by.principal,
+        expires_at=proposed.expires_at,
+    )

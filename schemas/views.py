@@ -5,10 +5,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from tars.schemas.evidence import Evidence
+from tars.schemas.evidence import Evidence, Objective, Start, Weights
 from tars.schemas.hyperparameters import AlgorithmName, Value
 from tars.schemas.message import Frozen
-from tars.schemas.update import ApprovalMode, ReadBack
+from tars.schemas.snapshot import SnapshotRef
+from tars.schemas.study import FrontPoint
+from tars.schemas.trial import Phase
+from tars.schemas.update import ApprovalMode, ReadBack, RolloutStage
 
 UpdateStage = Literal[
     "pending", "refused", "rejected", "superseded", "approved", "released", "reloading", "reloaded", "confirmed",
@@ -26,12 +29,14 @@ class AgentRow(Frozen):
     algorithm: AlgorithmName | None = None
     world: str | None = None
     run_id: str = ""
-    state: Literal["running", "stopped"] = "running"
+    state: Literal["running", "stopped", "lost"] = "running"
     values: dict[str, Value] = Field(default_factory=dict)
     heard: int = 0
     applied: int = 0
     reloaded_at: datetime | None = None
     reload_milliseconds: float | None = None
+    restored_at: datetime | None = None
+    """When it last went back to a snapshot."""
     episode: int = 0
     step: int = 0
     score: float | None = None
@@ -64,6 +69,24 @@ class AuditEntry(Frozen):
     trace_id: str | None = None
 
 
+class Judged(Frozen):
+    """What the watch of a stage found: a causal estimate on the agents reloaded, no picture of before and after."""
+
+    stage: RolloutStage
+    attempt: int
+    verdict: str
+    then: str
+    reason: str
+    effect: float | None
+    effect_low: float | None
+    effect_high: float | None
+    slot: int
+    reloaded: tuple[str, ...]
+    compared: tuple[str, ...]
+    smallest_harm: float | None
+    stopped_early: bool
+
+
 class UpdateRow(Frozen):
     """An update, as far as it has come."""
 
@@ -85,7 +108,14 @@ class UpdateRow(Frozen):
     reasons: tuple[str, ...] = ()
     """Why it was refused, rejected, superseded, rolled back or failed."""
     read_backs: tuple[ReadBack, ...] = ()
+    smallest_harm: float | None = None
+    """The smallest loss that its rollout finds 4 times in 5."""
+    judgements: tuple[Judged, ...] = ()
     history: tuple[AuditEntry, ...] = ()
+
+
+FRONT_SHOWN = 50
+"""Points of a Pareto front that a row holds: a picture needs no more, and a row is read at every refresh."""
 
 
 class TrialRow(Frozen):
@@ -93,15 +123,22 @@ class TrialRow(Frozen):
 
     study_id: str
     number: int
-    phase: Literal["search", "confirmation"]
+    phase: Phase
     stage: TrialStage = "waiting"
     hyperparameters: dict[str, Value]
     seed: int
     train_episodes: int
+    asked_at: datetime | None = None
+    ended_at: datetime | None = None
+    snapshot: str | None = None
+    """The name of the one it went on from; None: it started from fresh weights."""
     episode: int = 0
     """Episodes trained so far, from its newest report."""
     score: float | None = None
     exact_score: float | None = None
+    conflict: float | None = None
+    latency: float | None = None
+    """Conflicts and latency a step, while it was scored; None: the environment has none."""
     error: str | None = None
 
 
@@ -120,17 +157,33 @@ class StudyRow(Frozen):
     quick: bool
     incumbent: dict[str, Value]
     searched: tuple[str, ...]
+    start: Start = "scratch"
+    snapshots: tuple[SnapshotRef, ...] = ()
+    """What its trials go on from."""
+    objective: Objective = "reward"
+    weights: Weights = Weights()
+    threshold: float | None = None
+    """The held-out gain that makes a candidate BETTER; None: the row is older than this field."""
+    candidates: tuple[dict[str, Value], ...] = ()
+    """Changes that it was given to weigh; then nothing is searched."""
+    wall_seconds: float | None = None
+    propose: bool = True
     asked: int = 0
     completed: int = 0
     pruned: int = 0
     failed: int = 0
     """Search trials only, all three."""
     confirmations: int = 0
-    """Held-out trials done."""
+    """Trials on held-out seeds done, ablations too."""
     best_score: float | None = None
     """Of the search: the luckiest; evidence is what counts."""
     champion: dict[str, Value] | None = None
     evidence: Evidence | None = None
+    weighed: tuple[Evidence, ...] = ()
+    """Of every candidate, the champion's too: MOST_CANDIDATES at most."""
+    front: tuple[FrontPoint, ...] = ()
+    """Of the Pareto front the FRONT_SHOWN with the highest scores, with their searched keys alone."""
+    importances: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
 
 

@@ -1,20 +1,25 @@
 """What a decision about an update needs beside its journal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated
 
 from faststream import Context
 
+from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
-from tars.runtime.running_agents import running_agents
+from tars.runtime.running_agents import episodes_run, running_agents
 from tars.runtime.settings import Settings
+from tars.runtime.signing import TrustFile, four_eyes
 from tars.schemas.message import Envelope
 from tars.schemas.running import RunningAgent
 from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, UpdateCommand, UpdateEvent
 from tars.sync_worker.lifecycle import Facts, replay
 
 MINUTE = timedelta(minutes=1)
+UNPROVEN = ""
+"""Counts as one sender: a name that is only claimed would be a new one each time."""
 
 
 class RateLimit:
@@ -28,25 +33,30 @@ class RateLimit:
         """Say whether this command is one too many; one that was let through counts once, however often it comes."""
         if self._per_minute == 0:
             return False
-        earlier = self._let_through.get(envelope.by.principal, {})
+        sender = UNPROVEN if envelope.barred else envelope.by.principal
+        earlier = self._let_through.get(sender, {})
         recent = {command_id: time for command_id, time in earlier.items() if envelope.time - time < MINUTE}
         if envelope.id not in recent and len(recent) >= self._per_minute:
             return True
-        self._let_through[envelope.by.principal] = {**recent, envelope.id: envelope.time}
+        self._let_through[sender] = {**recent, envelope.id: envelope.time}
         return False
 
 
 async def gather(
     command: UpdateCommand,
     envelope: Annotated[Envelope, Context()],
-    journal: Annotated[Journal, Context()],
+    bus: Annotated[Bus, Context()],
     settings: Annotated[Settings, Context()],
     rate_limit: Annotated[RateLimit, Context()],
+    trust: Annotated[TrustFile, Context()],
 ) -> Facts:
     """Read who is concerned, and what the settings say, for a command that arrived."""
-    too_many = rate_limit.exceeds(envelope)
-    agents = {} if too_many else await running_agents(journal, await _concerned(command, journal))
-    return facts_of(envelope, settings, agents, too_many=too_many)
+    too_many, journal = rate_limit.exceeds(envelope), Journal(bus)
+    idle = too_many or envelope.barred is not None
+    agents = {} if idle else await running_agents(journal, await _concerned(command, journal))
+    episodes = await episodes_run(bus, agents.values()) if isinstance(command, ProposeUpdate) else {}
+    facts = facts_of(envelope, settings, agents, too_many=too_many, episodes=episodes)
+    return replace(facts, four_eyes=four_eyes(settings, trust))
 
 
 async def _concerned(command: UpdateCommand, journal: Journal) -> Iterable[str]:
@@ -63,18 +73,25 @@ async def _concerned(command: UpdateCommand, journal: Journal) -> Iterable[str]:
 
 
 def facts_of(
-    envelope: Envelope, settings: Settings, agents: dict[str, RunningAgent], *, too_many: bool = False
+    envelope: Envelope,
+    settings: Settings,
+    agents: dict[str, RunningAgent],
+    *,
+    episodes: Mapping[str, int],
+    too_many: bool = False,
 ) -> Facts:
-    """Put together what was gathered. FOUR_EYES=auto is off while no signature tells people apart."""
+    """Put together what was gathered."""
     return Facts(
         id=envelope.id,
         time=envelope.time,
         by=envelope.by,
+        signed=envelope.signed,
+        barred=envelope.barred,
         late=envelope.late,
         too_many=too_many,
         mode=settings.approval_mode,
         threshold=settings.autonomous_threshold,
         strictness=settings.validation_strictness,
-        four_eyes=settings.four_eyes == "on",
         agents=agents,
+        episodes=episodes,
     )

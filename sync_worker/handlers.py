@@ -7,9 +7,10 @@ from typing import Annotated
 from faststream import AckPolicy, Context, Depends
 from faststream.nats import JStream, NatsRouter, PullSub
 
+from tars.runtime.bus import Bus
 from tars.runtime.delivery import decoded
 from tars.runtime.journal import History, Journal
-from tars.runtime.running_agents import running_agents
+from tars.runtime.running_agents import episodes_run, running_agents
 from tars.runtime.settings import Settings
 from tars.schemas.hyperparameters import same
 from tars.schemas.message import By, Envelope
@@ -52,6 +53,7 @@ async def on_update_command(
 async def on_study_finished(
     finished: StudyFinished,
     envelope: Annotated[Envelope, Context()],
+    bus: Annotated[Bus, Context()],
     journal: Annotated[Journal, Context()],
     settings: Annotated[Settings, Context()],
 ) -> Sequence[UpdateEvent]:
@@ -63,15 +65,19 @@ async def on_study_finished(
     by, command = champion
     history: History[UpdateEvent] = await journal.read("update", command.update_id)
     agents = await running_agents(journal, command.agents)
-    facts = facts_of(envelope.model_copy(update={"by": by}), settings, agents)
+    episodes = await episodes_run(bus, agents.values())
+    facts = facts_of(envelope.model_copy(update={"by": by}), settings, agents, episodes=episodes)
     return await journal.append(decide(replay(history.events), command, facts), history, cause=facts.id, by=by)
 
 
 def champion_update(study: Sequence[StudyEvent], finished: StudyFinished) -> tuple[By, ProposeUpdate] | None:
-    """Make an update of a champion, proposed by who started its study; None: it is not proven, or has no target."""
+    """Make an update of a champion, proposed by who started its study.
+
+    None: it is not proven, it has no target, or the study was only to tell.
+    """
     started = next((event for event in study if isinstance(event, StudyStarted)), None)
     evidence = finished.evidence
-    if started is None or not started.base or finished.champion is None or evidence is None:
+    if started is None or not started.propose or not started.base or finished.champion is None or evidence is None:
         return None
     changed = {key: value for key, value in finished.champion.items() if not same(value, started.incumbent.get(key))}
     if not evidence.promotable or not changed:

@@ -13,10 +13,12 @@ from typing import Final, assert_never
 
 from tars.schemas.bounds import Strictness
 from tars.schemas.errors import Refused
+from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import Value
-from tars.schemas.message import By
+from tars.schemas.message import By, Signed
 from tars.schemas.running import RunningAgent
 from tars.schemas.update import (
+    APPLY_WITHIN,
     ApplyUpdate,
     ApprovalMode,
     ApproveUpdate,
@@ -30,6 +32,7 @@ from tars.schemas.update import (
     UpdateConfirmed,
     UpdateEvent,
     UpdateFailed,
+    UpdateJudged,
     UpdateProposed,
     UpdateRefused,
     UpdateRejected,
@@ -82,7 +85,7 @@ class Update:
     stage: Stage = Stage.UNKNOWN
     proposal: UpdateProposed | None = None
     held: bool = False
-    approved_by: By | None = None
+    approval: UpdateApproved | None = None
     rollback: UpdateRollBackRequested | None = None
     """Somebody wants it back."""
     read_backs: tuple[ReadBack, ...] = ()
@@ -97,6 +100,10 @@ class Facts:
     time: datetime
     """When the server stored the command."""
     by: By
+    signed: Signed | None = None
+    """The command as it was signed, where that proves who sent it."""
+    barred: str | None = None
+    """Why whoever sent it may not, where only signed commands of those with a role count."""
     late: bool = False
     """Its deadline has passed."""
     too_many: bool = False
@@ -107,13 +114,15 @@ class Facts:
     four_eyes: bool = False
     agents: Mapping[str, RunningAgent] = field(default_factory=dict)
     """The agents concerned, as their own events tell; one that never started is not in it."""
+    episodes: Mapping[str, int] = field(default_factory=dict)
+    """How many each has run, where that is known."""
 
 
 def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:  # noqa: PLR0911 - one for each command
     """Say what happens because of `command`.
 
-    Raises Refused, which leaves no event, for a command about an update that nobody proposed, and for one over the rate
-    limit: an event for each would let a flood fill a ledger that is kept for ever.
+    Raises Refused, which leaves no event, for a command about an update that nobody proposed, for a proposal by who may
+    not, and for one over the rate limit: an event for each would let a flood fill a ledger that is kept for ever.
     """
     if facts.too_many:
         raise Refused(f"{facts.by.principal} sends more commands a minute than RATE_LIMIT_PER_MINUTE allows")
@@ -123,8 +132,8 @@ def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEv
         raise Refused(f"there is no update {command.update_id}")
     if state.proposal is None:
         return [_refusal(command, facts, "its proposal was refused: propose again under a new id")]
-    if facts.late:
-        return [_refusal(command, facts, LATE)]
+    if reason := facts.barred or (LATE if facts.late else None):
+        return [_refusal(command, facts, reason)]
     match command:
         case ApproveUpdate():
             return _approve(state, state.proposal, command, facts)
@@ -144,6 +153,10 @@ def _refusal(command: UpdateCommand, facts: Facts, *reasons: str) -> UpdateComma
 
 def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[UpdateEvent]:
     base = command.base if command.base is not None else {a: r.heard for a, r in facts.agents.items()}
+    if facts.barred and state.stage is Stage.UNKNOWN:
+        raise Refused(facts.barred)  # an event would let anybody spoil the id of an update that is still to come
+    if facts.barred:
+        return [_refusal(command, facts, facts.barred)]
     if state.proposal is not None:
         same = _asks_for_the_same(command, state.proposal)
         return [] if same else [_refusal(command, facts, "another update has this id")]
@@ -170,8 +183,10 @@ def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[Update
         reason=command.reason,
         expires_at=expires_at,
         strictness=facts.strictness,
-        content=content_of(command.values, base, command.evidence),
+        content="",
+        doubt=_doubt(command, facts),
     )
+    proposed = proposed.model_copy(update={"content": content_of(proposed).digest()})
     return [proposed, *_approve_by_mode(proposed, facts)]
 
 
@@ -184,9 +199,31 @@ def _asks_for_the_same(command: ProposeUpdate, proposed: UpdateProposed) -> bool
     )
 
 
+def _is_convincing(evidence: Evidence | None, facts: Facts) -> bool:
+    return evidence is not None and evidence.promotable and evidence.gain >= facts.threshold
+
+
+def _doubt(command: ProposeUpdate, facts: Facts) -> str:
+    """Why a person must decide on evidence that would convince the mode: what wins from scratch can harm the old."""
+    evidence = command.evidence
+    if facts.mode != "autonomous_threshold" or evidence is None or not _is_convincing(evidence, facts):
+        return ""
+    ages = {name: facts.episodes.get(name) for name in command.agents}
+    old = [name for name, episodes in ages.items() if episodes is None or episodes > evidence.train_episodes]
+    if evidence.start == "snapshot" or not old:
+        return ""
+    known = ages[old[0]]
+    others = f" and {len(old) - 1} more" if len(old) > 1 else ""
+    age = f"has run {known} episodes" if known is not None else "has run nobody knows how many episodes"
+    return (
+        f"its evidence trains {evidence.train_episodes} episodes from scratch, {old[0]} {age}{others}: "
+        "a study with start=snapshot tells what becomes of a learner that old"
+    )
+
+
 def _approve_by_mode(proposed: UpdateProposed, facts: Facts) -> list[UpdateEvent]:
     evidence = proposed.evidence
-    convincing = evidence is not None and evidence.promotable and evidence.gain >= facts.threshold
+    convincing = _is_convincing(evidence, facts) and not proposed.doubt
     if facts.mode == "manual" or (facts.mode == "autonomous_threshold" and not convincing):
         return []
     why = (
@@ -198,20 +235,49 @@ def _approve_by_mode(proposed: UpdateProposed, facts: Facts) -> list[UpdateEvent
 
 
 def _approve(state: Update, proposal: UpdateProposed, command: ApproveUpdate, facts: Facts) -> list[UpdateEvent]:
-    wished = (state.approved_by, state.held) == (facts.by, command.hold)
-    if wished and state.stage in {Stage.APPROVED, *GOING_OUT}:
+    said = state.approval is not None and (state.approval.by, state.held) == (facts.by, command.hold)
+    if said and state.stage in {Stage.APPROVED, *GOING_OUT}:
         return []  # said twice; saying yes again changes nothing
     if state.stage is not Stage.PENDING:
         hint = " on hold: apply it, or reject it" if state.stage is Stage.APPROVED else ""
         return [_refusal(command, facts, f"update is {state.stage}{hint}")]
     if facts.four_eyes and facts.by.principal == proposal.by.principal:
         return [_refusal(command, facts, "four eyes: who proposed it may not approve it")]
+    apply_until = command.apply_until or facts.time + APPLY_WITHIN
+    if reason := _unlike(proposal, command, facts) or _over(apply_until, facts):
+        return [_refusal(command, facts, reason)]
     if hindered := _hindered(proposal, command, facts):
         return hindered
     approved = UpdateApproved(
-        update_id=command.update_id, by=facts.by, mode="manual", reason=command.reason, hold=command.hold
+        update_id=command.update_id,
+        by=facts.by,
+        mode="manual",
+        reason=command.reason,
+        hold=command.hold,
+        apply_until=apply_until,
+        signed=facts.signed,
+        single_operator=facts.by.principal == proposal.by.principal,
     )
     return [approved] if command.hold else [approved, UpdateReleased(update_id=command.update_id, by=facts.by)]
+
+
+def _unlike(proposal: UpdateProposed, command: ApproveUpdate, facts: Facts) -> str | None:
+    """Why an approval is not one of this content; unsigned, it may leave out which."""
+    content = content_of(proposal).digest()
+    if content != proposal.content:
+        return "its content is not what was proposed: propose it again"
+    if command.content is None and facts.signed is not None:
+        return "a signed approval names the content it approves: it gives none"
+    if command.content not in {None, content}:
+        return f"it approves another content: {command.content}, this update's is {content}"
+    return None
+
+
+def _over(apply_until: datetime, facts: Facts) -> str | None:
+    """Why an approved update may go to no agent any more."""
+    if facts.time <= apply_until:
+        return None
+    return f"its approval was for applying it until {apply_until:%Y-%m-%d %H:%M} UTC: propose it again"
 
 
 def _hindered(proposal: UpdateProposed, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:
@@ -241,6 +307,9 @@ def _apply(state: Update, proposal: UpdateProposed, command: ApplyUpdate, facts:
     if state.stage is not Stage.APPROVED:
         why = "approve it first" if state.stage is Stage.PENDING else "only an update approved on hold is applied"
         return [_refusal(command, facts, f"update is {state.stage}: {why}")]
+    until = state.approval.apply_until if state.approval else None
+    if until is not None and (reason := _over(until, facts)):
+        return [_refusal(command, facts, reason)]
     return _hindered(proposal, command, facts) or [UpdateReleased(update_id=command.update_id, by=facts.by)]
 
 
@@ -248,7 +317,14 @@ def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[Upd
     if state.stage is Stage.ROLLING_BACK:
         return []
     if state.stage in RELEASED_STAGES:
-        return [UpdateRollBackRequested(update_id=command.update_id, by=facts.by, reason=command.reason)]
+        asked = UpdateRollBackRequested(
+            update_id=command.update_id,
+            by=facts.by,
+            reason=command.reason,
+            what=command.what or ("values" if state.stage is Stage.CONFIRMED else "all"),
+            over_later=command.over_later,
+        )
+        return [asked]
     hint = ": reject it instead" if state.stage in {Stage.PENDING, Stage.APPROVED} else ""
     return [_refusal(command, facts, f"update is {state.stage}{hint}")]
 
@@ -261,7 +337,7 @@ def evolve(state: Update, event: UpdateEvent) -> Update:  # noqa: C901, PLR0911,
         case UpdateRefused():
             return replace(state, stage=Stage.REFUSED)
         case UpdateApproved():
-            return replace(state, stage=Stage.APPROVED, held=event.hold, approved_by=event.by)
+            return replace(state, stage=Stage.APPROVED, held=event.hold, approval=event)
         case UpdateRejected():
             return replace(state, stage=Stage.REJECTED)
         case UpdateSuperseded():
@@ -273,14 +349,15 @@ def evolve(state: Update, event: UpdateEvent) -> Update:  # noqa: C901, PLR0911,
         case UpdateStarted():
             return replace(state, stage=Stage.RELOADING)
         case UpdateReloaded():
-            return replace(state, stage=Stage.RELOADED, read_backs=event.read_backs)
+            backs = {back.agent_id: back for back in (*state.read_backs, *event.read_backs)}
+            return replace(state, stage=Stage.RELOADED, read_backs=tuple(backs.values()))
         case UpdateConfirmed():
             return replace(state, stage=Stage.CONFIRMED)
         case UpdateRolledBack():
             return replace(state, stage=Stage.ROLLED_BACK, read_backs=event.read_backs)
         case UpdateFailed():
             return replace(state, stage=Stage.FAILED)
-        case UpdateCommandRefused() | UpdateResumed():
+        case UpdateCommandRefused() | UpdateResumed() | UpdateJudged():
             return state
         case _:
             assert_never(event)

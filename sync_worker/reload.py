@@ -4,10 +4,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tars.schemas.agent import AgentAccepted, AgentEvent, AgentRefused, AgentReloaded, AgentStopped, ConfigureAgent
+from tars.runtime.journal import History
+from tars.schemas.agent import (
+    AgentAccepted,
+    AgentEvent,
+    AgentRefused,
+    AgentReloaded,
+    AgentRestored,
+    AgentStopped,
+    ConfigureAgent,
+)
 from tars.schemas.hyperparameters import same
 from tars.schemas.message import By
-from tars.schemas.update import ReadBack, UpdateEvent, UpdateProposed, UpdateResumed, UpdateRollBackRequested
+from tars.schemas.snapshot import SnapshotRef
+from tars.schemas.update import (
+    ReadBack,
+    UpdateApproved,
+    UpdateEvent,
+    UpdateJudged,
+    UpdateProposed,
+    UpdateReloaded,
+    UpdateResumed,
+    UpdateRollBackRequested,
+    UpdateStarted,
+    content_of,
+)
 from tars.sync_worker.lifecycle import configuration
 
 
@@ -21,6 +42,8 @@ class Expected:
     """The sequence of its newest event that was read."""
     accepted: bool = False
     read_back: ReadBack | None = None
+    restored: AgentRestored | None = None
+    """It went back to the snapshot that it was told to."""
     failure: str | None = None
 
     @property
@@ -33,6 +56,8 @@ class Expected:
         for event in events:
             if isinstance(event, AgentAccepted) and event.version >= self.version:
                 self.accepted = True
+            elif isinstance(event, AgentRestored) and event.version == self.version:
+                self.restored = event
             elif isinstance(event, AgentReloaded) and event.version == self.version:
                 self.read_back = read_back_of(event, self.command)
             elif isinstance(event, AgentRefused) and event.version == self.version:
@@ -41,14 +66,29 @@ class Expected:
                 self.failure = f"it stopped ({event.cause}) before it read back"
 
 
-def update_command(proposal: UpdateProposed, agent_id: str, by: By) -> ConfigureAgent:
-    """Tell an agent to run the new values, on the version they were proposed for."""
-    values = configuration(proposal, agent_id)
-    return _command(proposal, agent_id, "update", proposal.base[agent_id], values, by)
+def update_command(
+    proposal: UpdateProposed, agent_id: str, base: int, approval: UpdateApproved | None, twin: int
+) -> ConfigureAgent:
+    """Tell an agent to run the new values, what proves that they were approved, and to remember first what it is.
+
+    twin: episodes of a copy beside it.
+    """
+    by = approval.by if approval else proposal.by
+    command = _command(proposal, agent_id, "update", base, configuration(proposal, agent_id), by)
+    proof = {"content": content_of(proposal).canonical().decode(), "approval": approval.signed if approval else None}
+    return command.model_copy(update={**proof, "snapshot_first": True, "twin": twin})
 
 
-def rollback_command(proposal: UpdateProposed, agent_id: str, base: int, by: By) -> ConfigureAgent:
-    """Tell an agent to run again what it ran before."""
+def rollback_command(
+    proposal: UpdateProposed, agent_id: str, base: int, by: By, restore: SnapshotRef | None
+) -> ConfigureAgent:
+    """Tell an agent to run again what it ran before, and with `restore` to be again what it was."""
+    command = _command(proposal, agent_id, "rollback", base, proposal.before[agent_id], by)
+    return command.model_copy(update={"restore": restore})
+
+
+def anew_command(proposal: UpdateProposed, agent_id: str, base: int, by: By) -> ConfigureAgent:
+    """Tell an agent to run what it ran before, until the watch starts anew."""
     return _command(proposal, agent_id, "rollback", base, proposal.before[agent_id], by)
 
 
@@ -65,9 +105,24 @@ def _command(
     )
 
 
-def configure_id(update_id: str, agent_id: str, purpose: Literal["update", "rollback"]) -> str:
-    """The id of a configuration: the same however often, and by whomever, the rollout is resumed."""
-    return f"{update_id}.{agent_id}.{purpose}"
+def update_message_id(update_id: str, agent_id: str, attempt: int = 1) -> str:
+    """The id of the new values: the same however often, and by whomever, the rollout is resumed."""
+    return f"{update_id}.{agent_id}.update" + (f"-{attempt}" if attempt > 1 else "")
+
+
+def anew_id(update_id: str, agent_id: str) -> str:
+    """The id of the old values between two attempts."""
+    return f"{update_id}.{agent_id}.anew"
+
+
+def back_id(update_id: str, agent_id: str) -> str:
+    """The id of the old values, for good."""
+    return f"{update_id}.{agent_id}.rollback"
+
+
+def is_ours(message_id: str, update_id: str, agent_id: str) -> bool:
+    """Whether a configuration is one of this update's."""
+    return message_id.startswith(f"{update_id}.{agent_id}.")
 
 
 def read_back_of(event: AgentReloaded, command: ConfigureAgent) -> ReadBack:
@@ -81,6 +136,8 @@ def read_back_of(event: AgentReloaded, command: ConfigureAgent) -> ReadBack:
         milliseconds=event.milliseconds,
         weights_kept=event.weights_before == event.weights_after,
         buffer_kept=event.buffer_before == event.buffer_after,
+        snapshot=event.snapshot,
+        weights=event.weights_before,
     )
 
 
@@ -114,6 +171,21 @@ def failure_of(found: Expected) -> str | None:
 def failures_of(expected: Mapping[str, Expected]) -> dict[str, str]:
     """Each agent that does not run what it was told to, and why."""
     return {name: failure for name, found in expected.items() if (failure := failure_of(found))}
+
+
+def restored_by(expected: Mapping[str, Expected], gone_out: Mapping[str, ReadBack]) -> tuple[str, ...]:
+    """Agents that are proven to be again what they were: the hash of their parameters is that of before."""
+    return tuple(
+        name
+        for name, found in expected.items()
+        if found.restored is not None and name in gone_out and found.restored.weights == gone_out[name].weights
+    )
+
+
+def answers_since(history: History[UpdateEvent]) -> int:
+    """Where the agents' answers begin: they come after the step that the configurations follow."""
+    steps = (UpdateStarted, UpdateReloaded, UpdateJudged, UpdateRollBackRequested)
+    return max((entry.sequence for entry in history.entries if isinstance(entry.event, steps)), default=0)
 
 
 def read_backs_of(expected: Mapping[str, Expected]) -> tuple[ReadBack, ...]:

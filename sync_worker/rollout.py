@@ -1,51 +1,57 @@
-"""The process of one rollout: configure every agent, read back, confirm; or take the values back and say why.
+"""The process of one rollout: switch a stage, read back, watch, go on; or take everything back and say why.
 
 Leased by `update.released`, and by `update.roll-back-requested`, which takes the lease from a running holder. What went
 wrong on the way out is written as a request to roll back, so there is one way back, whoever wants it.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, assert_never
 
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import History
 from tars.runtime.leases import RESUMPTIONS, Lease, is_exhausted
-from tars.schemas.agent import AgentEvent, ConfigureAgent
-from tars.schemas.errors import Conflict, Poison
-from tars.schemas.message import By
-from tars.schemas.streams import configure_subject, history_subject
+from tars.runtime.running_agents import running_agents
+from tars.schemas.agent import AgentStopped
+from tars.schemas.effect import Plan
+from tars.schemas.errors import Conflict
+from tars.schemas.running import RunningAgent
+from tars.schemas.slots import Slot
+from tars.schemas.streams import history_subject
 from tars.schemas.update import (
-    ReadBack,
-    UpdateConfirmed,
     UpdateEvent,
     UpdateFailed,
     UpdateProposed,
     UpdateReloaded,
     UpdateResumed,
     UpdateRollBackRequested,
-    UpdateRolledBack,
     UpdateStarted,
 )
-from tars.sync_worker.lifecycle import OVER, Stage, Update, replay
+from tars.sync_worker.fleet import Fleet, stage_of
+from tars.sync_worker.lifecycle import GOING_OUT, OVER, Stage, replay
+from tars.sync_worker.observing import Observation, Outlook, Pulse, look_ahead
 from tars.sync_worker.reload import (
     Expected,
-    configure_id,
-    expire,
+    anew_command,
+    anew_id,
+    answers_since,
     failures_of,
-    may_still_be_sent,
     read_backs_of,
-    rollback_command,
     update_command,
+    update_message_id,
 )
+from tars.sync_worker.reports import recent
+from tars.sync_worker.stages import ROLLOUT, Conclude, Observe, Step, Switch, canaries, next_step, taken_back, too_long
+from tars.sync_worker.way_back import WayBack, rolled_back
 
-ROLLOUT: Final = By(principal="rollout")
-"""Who takes an update back that went wrong."""
-POLL_SECONDS: Final = 1.0
-"""The bell can ring before an event is readable, and a core message can be lost: look again this often."""
 GIVEN_UP: Final = "given up: its holders kept dying without a step"
+LOOK_SECONDS: Final = 1.0
+"""How often a watch looks for new episodes, at most."""
+PULSE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,16 @@ class Rollout:
     bus: Bus
     accept_seconds: float = 10.0
     apply_seconds: float = 1800.0
-    journal: Journal = field(init=False)
+    plan: Plan = field(default_factory=Plan)
+    """Of each stage's watch."""
+    fleet: Fleet = field(init=False)
 
     def __post_init__(self) -> None:
-        """Read agents' events over the same connection."""
-        object.__setattr__(self, "journal", Journal(self.bus))
+        """Talk to agents over the same connection."""
+        object.__setattr__(self, "fleet", self._fleet())
+
+    def _fleet(self) -> Fleet:
+        return Fleet(self.bus, self.accept_seconds, self.apply_seconds)
 
     async def __call__(self, lease: Lease[UpdateEvent]) -> None:
         """Go on where the history of the update stands."""
@@ -70,190 +81,227 @@ class Rollout:
             return
         exhausted, hopeless = is_exhausted(lease.history), is_exhausted(_before_last_row(lease.history))
         resumed = UpdateResumed(update_id=lease.key, holder=lease.holder, delivery=lease.delivery)
-        await lease.append(lambda _: [resumed])
+        if not await lease.append(lambda history: [] if stage_of(history) in OVER else [resumed]):
+            return  # another lease has ended it meanwhile
         if exhausted:
             await self._give_up(lease, state.proposal, hopeless=hopeless)
         elif going_back:
             await self._roll_back(lease, state.proposal)
         else:
-            await self._go(lease, state.proposal)
+            await self._go(lease, state.proposal, Clock(lease.history.entries[-1].time))
 
-    async def _go(self, lease: Lease[UpdateEvent], proposal: UpdateProposed) -> None:
-        # In one order for all: of updates that want the same agents at once, one wins.
-        agents = tuple(sorted(proposal.base))
-        started = UpdateStarted(update_id=lease.key, agents=agents)
-        await lease.append(lambda history: [started] if _stage(history) is Stage.RELEASED else [])
-        if _stage(lease.history) is not Stage.RELOADING:
-            return  # somebody wants it back already: that lease does the rest
-        expected, failures = await self._configure(lease, proposal, agents)
+    async def _go(self, lease: Lease[UpdateEvent], proposal: UpdateProposed, clock: "Clock") -> None:
+        """Step by step, until it is confirmed, or somebody wants it back: then that lease does the rest."""
+        if stage_of(lease.history) is Stage.RELEASED:
+            await self._start(lease, proposal, clock)
+        while stage_of(lease.history) in GOING_OUT - {Stage.RELEASED}:
+            started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
+            agents = await running_agents(self.fleet.journal, started.agents)
+            step = next_step(lease.history.events, {name for name, agent in agents.items() if agent.finished})
+            events = await self._take(step, lease, proposal, agents, clock)
+            done = await lease.append(partial(_unless_moved, events, stage_of(lease.history)))
+            if any(isinstance(event, UpdateRollBackRequested) for event in done):
+                await self._roll_back(lease, proposal)  # at once: its own lease may wait for a free place
+
+    async def _take(
+        self,
+        step: Step,
+        lease: Lease[UpdateEvent],
+        proposal: UpdateProposed,
+        agents: Mapping[str, RunningAgent],
+        clock: "Clock",
+    ) -> Sequence[UpdateEvent]:
+        """What a step leads to; nothing, where somebody wants the update back meanwhile."""
+        match step:
+            case Switch():
+                return await self._switch(lease, proposal, step, clock)
+            case Observe():
+                return await self._observe(lease, step, agents, clock)
+            case Conclude(event):
+                return [event]
+            case _:
+                assert_never(step)
+
+    async def _start(self, lease: Lease[UpdateEvent], proposal: UpdateProposed, clock: "Clock") -> None:
+        """Say who switches first, and what the watch will be able to see."""
+        names = tuple(sorted(proposal.base))  # in one order for all: of updates that want the same agents, one wins
+        canary = canaries(proposal.base)
+        outlook = await self._outlook(lease, names, canary, clock)
+        stages = 1 if canary == names else 2
+        seconds = (outlook.slot_seconds or 0.0) * (self.plan.pre + stages * self.plan.length)
+        event: UpdateEvent = UpdateStarted(
+            update_id=lease.key,
+            agents=names,
+            canary=canary,
+            twins=outlook.twins,
+            slot_seconds=outlook.slot_seconds,
+            slots=self.plan.length if outlook.slot_seconds else 0,
+            smallest_harm=outlook.smallest_harm,
+            unwatched=outlook.unwatched,
+        )
+        approval = replay(lease.history.events).approval
+        if error := too_long(timedelta(seconds=seconds), clock.now, approval.apply_until if approval else None):
+            event = UpdateFailed(update_id=lease.key, error=f"{error}: nothing was changed")
+        await lease.append(lambda history: [event] if stage_of(history) is Stage.RELEASED else [])
+
+    async def _outlook(
+        self, lease: Lease[UpdateEvent], names: tuple[str, ...], canary: tuple[str, ...], clock: "Clock"
+    ) -> Outlook:
+        """What can be watched; agents that were only just reloaded are given the time that a window needs."""
+        agents = await running_agents(self.fleet.journal, names)
+        began = clock.now
+        while True:
+            found = await look_ahead(self.bus, agents, canary, clock.now, self.plan)
+            if found.complete or found.slot_seconds is None:
+                return found
+            waited = (clock.now - began).total_seconds()
+            if waited > 2 * self.plan.pre * found.slot_seconds:
+                return replace(found, slot_seconds=None, twins=False, unwatched="its agents report too few episodes")
+            if stage_of(await lease.follow()) is not Stage.RELEASED:
+                return found
+            await asyncio.sleep(min(LOOK_SECONDS, found.slot_seconds))
+
+    async def _switch(
+        self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, clock: "Clock"
+    ) -> list[UpdateEvent]:
+        """Give a stage the new values, and have them read back."""
+        if step.attempt > 1:
+            await self._put_back(lease, proposal, step, clock)
+        started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
+        expected, failures = await self._configure(lease, proposal, step, started)
         if not failures:
-            await self._listen(lease, expected, enough=lambda: bool(failures_of(expected)))
+            await self.fleet.listen(lease, expected, enough=lambda: bool(failures_of(expected)))
             failures = failures_of(expected)
-        if not failures and not all(found.settled for found in expected.values()):
-            return
-        outcome = _outcome(lease.key, expected, failures)
-        done = await lease.append(lambda history: outcome if _stage(history) is Stage.RELOADING else [])
-        if any(isinstance(event, UpdateRollBackRequested) for event in done):
-            await self._roll_back(lease, proposal)  # at once: its own lease may wait for a free place
+        if failures:
+            wrong = "; ".join(f"{name}: {why}" for name, why in failures.items())
+            return [taken_back(lease.key, wrong)]
+        if not all(found.settled for found in expected.values()):
+            return []  # somebody wants it back meanwhile
+        backs = read_backs_of(expected)
+        before = await self._before(proposal, step, started)
+        return [
+            UpdateReloaded(update_id=lease.key, read_backs=backs, stage=step.stage, attempt=step.attempt, before=before)
+        ]
 
     async def _configure(
-        self, lease: Lease[UpdateEvent], proposal: UpdateProposed, agents: tuple[str, ...]
+        self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, started: UpdateStarted
     ) -> tuple[dict[str, Expected], dict[str, str]]:
         """Send the new values; stop at the first agent that has another configuration, and name it."""
-        by = replay(lease.history.events).approved_by or proposal.by
-        expected: dict[str, Expected] = {}
-        for agent_id in agents:
-            command = update_command(proposal, agent_id, by)
+        approval, expected = replay(lease.history.events).approval, dict[str, Expected]()
+        twin = 2 * started.slots if started.twins else 0
+        for agent_id in step.agents:
+            message_id, base = update_message_id(lease.key, agent_id, step.attempt), proposal.base[agent_id]
+            if step.attempt > 1:
+                version, newest = await self.fleet.newest(agent_id)
+                base = version if newest == anew_id(lease.key, agent_id) else base
+            command = update_command(proposal, agent_id, base, approval, twin)
             try:
-                version = await self._send(command)
+                version = await self.fleet.send(command, message_id)
             except Conflict as conflict:
                 return expected, {agent_id: str(conflict)}
-            expected[agent_id] = Expected(command, version, _since(lease.history))
+            expected[agent_id] = Expected(command, version, answers_since(lease.history))
         return expected, {}
 
-    async def _roll_back(self, lease: Lease[UpdateEvent], proposal: UpdateProposed) -> None:
-        back, unreached = await self._take_back(lease, proposal)
-        await lease.append(lambda history: _rolled_back(replay(history.events), back, unreached))
+    async def _before(
+        self, proposal: UpdateProposed, step: Switch, started: UpdateStarted
+    ) -> dict[str, tuple[Slot, ...]]:
+        """What every agent of the watch scored in the slots before the switch."""
+        if started.slot_seconds is None:
+            return {}
+        times = [
+            entry.time
+            for name in step.agents
+            for entry in await self.fleet.configurations(name, after=proposal.base[name])
+            if entry.id == update_message_id(proposal.update_id, name, step.attempt)
+        ]
+        names = [*step.agents, *step.compared]
+        reports = await recent(self.bus, names, min(times), self.plan.pre + 1)
+        end = min(times).timestamp()
+        return {name: reports.window(name, end, started.slot_seconds, self.plan.pre) for name in names}
 
-    async def _take_back(
-        self, lease: Lease[UpdateEvent], proposal: UpdateProposed
-    ) -> tuple[tuple[ReadBack, ...], dict[str, str]]:
-        """Configure the old values wherever the new ones are or may still come; say who read back, and who not."""
-        if not any(isinstance(event, UpdateStarted) for event in lease.history.events):
-            return (), {}
-        request = replay(lease.history.events).rollback
-        by = request.by if request else ROLLOUT
-        fence = may_still_be_sent(lease.history.events, ROLLOUT)
-        expected: dict[str, Expected] = {}
-        unreached: dict[str, str] = {}
-        for agent_id in sorted(proposal.base):
-            try:
-                found = await self._send_back(proposal, agent_id, by, fence=fence)
-            except Conflict as conflict:
-                unreached[agent_id] = str(conflict)
-                continue
-            if found is not None:
-                expected[agent_id] = Expected(*found, _since(lease.history))
-        await self._listen(lease, expected, enough=lambda: False)
-        return read_backs_of(expected), unreached | failures_of(expected)
-
-    async def _send(self, command: ConfigureAgent) -> int:
-        """Store a configuration once, however often this is tried; return its version, or raise Conflict: it moved."""
-        message_id = configure_id(command.update_id, command.agent_id, command.purpose)
-        subject = configure_subject(command.agent_id)
-        try:
-            return await self.bus.publish(command, id=message_id, after=(subject, command.base))
-        except Conflict as conflict:
-            newest = await self.bus.last("AGENTS", subject)
-            if newest is not None and newest[1] == message_id:
-                return newest[0]
-            rival = newest[1] if newest else "nobody"
-            raise Conflict(f"its base moved: it was configured by {rival} meanwhile") from conflict
-
-    async def _send_back(
-        self, proposal: UpdateProposed, agent_id: str, by: By, *, fence: bool
-    ) -> tuple[ConfigureAgent, int] | None:
-        """Configure the old values over our own; None: the agent was never reached.
-
-        fence: configure an agent that was not reached, too, so that a holder that is still sending conflicts there.
-        Raises Conflict when another update has configured the agent since.
-        """
-        sent = configure_id(proposal.update_id, agent_id, "update")
-        back = configure_id(proposal.update_id, agent_id, "rollback")
-        while True:
-            newest = await self.bus.last("AGENTS", configure_subject(agent_id))
-            version, message_id = newest[:2] if newest else (0, "")
-            if message_id == back:
-                return rollback_command(proposal, agent_id, version, by), version
-            untouched = version == proposal.base[agent_id]
-            if untouched and not fence:
-                return None
-            if not untouched and message_id != sent:
-                await self._note_overtaken(proposal, agent_id, message_id)
-                return None
-            command = rollback_command(proposal, agent_id, version, by)
-            try:
-                return command, await self._send(command)
-            except Conflict:
-                continue  # a holder that lost its lease was faster: look again
-
-    async def _note_overtaken(self, proposal: UpdateProposed, agent_id: str, rival: str) -> None:
-        """Another update's values run there: they stay, and only if they lie over ours is that worth a word."""
-        since = await self.journal.messages("AGENTS", configure_subject(agent_id), after=proposal.base[agent_id])
-        if configure_id(proposal.update_id, agent_id, "update") in {entry.id for entry in since}:
-            raise Conflict(f"it was configured by {rival} since: roll that back first")
-
-    async def _listen(
-        self, lease: Lease[UpdateEvent], expected: Mapping[str, Expected], *, enough: Callable[[], bool]
+    async def _put_back(
+        self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, clock: "Clock"
     ) -> None:
-        """Hear the agents until each has settled or let its limit pass, or the update's stage is another."""
-        clock, stage = asyncio.get_running_loop().time, _stage(lease.history)
-        began = clock()
-        heard = [history_subject("update", lease.key), *(history_subject("agent", name) for name in expected)]
-        async with Bell.on(self.bus, *heard) as bell:
-            while True:
+        """Return a stage to the old values, and wait until it has a window of what is normal now."""
+        expected: dict[str, Expected] = {}
+        for agent_id in step.agents:
+            version, newest = await self.fleet.newest(agent_id)
+            if newest != update_message_id(lease.key, agent_id, step.attempt - 1):
+                continue  # returned already, or somebody else's: sending the new values will tell
+            command = anew_command(proposal, agent_id, version, ROLLOUT)
+            version = await self.fleet.send(command, anew_id(lease.key, agent_id))
+            expected[agent_id] = Expected(command, version, answers_since(lease.history))
+        await self.fleet.listen(lease, expected, enough=lambda: False)
+        started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
+        until = clock.now + timedelta(seconds=(started.slot_seconds or 0.0) * (self.plan.pre + 1))
+        stage = stage_of(lease.history)
+        async with Bell.on(self.bus, history_subject("update", lease.key)) as bell:
+            while (left := (until - clock.now).total_seconds()) > 0 and stage_of(await lease.follow()) is stage:
                 bell.clear()
-                await self._read(expected)
-                expire(expected.values(), clock() - began, self.accept_seconds, self.apply_seconds)
-                if all(found.settled for found in expected.values()) or enough():
-                    return
-                if _stage(await lease.follow()) is not stage:
-                    return
-                await bell.wait(min(POLL_SECONDS, self.accept_seconds / 4))
+                await bell.wait(min(LOOK_SECONDS, left))
 
-    async def _read(self, expected: Mapping[str, Expected]) -> None:
-        async def one(name: str, found: Expected) -> None:
-            try:
-                new: History[AgentEvent] = await self.journal.read("agent", name, after=found.read_up_to)
-            except Poison as error:  # its history, not ours: the others go on
-                found.failure = f"its events cannot be read: {error}"
-                return
-            found.read_up_to = new.version or found.read_up_to
-            found.hear(new.events)
+    async def _observe(
+        self, lease: Lease[UpdateEvent], step: Observe, agents: Mapping[str, RunningAgent], clock: "Clock"
+    ) -> list[UpdateEvent]:
+        """Watch a stage until its verdict; an agent of it that breaks or is lost ends it at once."""
+        began = next(entry.time for entry in lease.history.entries if entry.event == step.reloaded)
+        observation = Observation(self.bus, step, began, agents, self.plan)
+        stage, pulse, beat = stage_of(lease.history), Pulse(self.bus, step.agents), clock.now
+        async with Bell.on(self.bus, history_subject("update", lease.key)) as bell:
+            while stage_of(await lease.follow()) is stage:
+                bell.clear()
+                if broken := await self._broken(step, began):
+                    return [taken_back(lease.key, broken)]
+                if clock.now >= beat:
+                    beat = clock.now + timedelta(seconds=PULSE_SECONDS)
+                    for name, seconds in (await pulse.lost()).items():
+                        await pulse.write_off(name, lease.key, seconds)
+                        return [taken_back(lease.key, f"{name}: it is lost: not a word for {seconds:.0f} s")]
+                if (found := await observation.look(clock.now)) is not None:
+                    return [observation.judged(found)]
+                await bell.wait(min(LOOK_SECONDS, step.started.slot_seconds or LOOK_SECONDS))
+        return []
 
-        await asyncio.gather(*(one(name, found) for name, found in expected.items() if not found.settled))
+    async def _broken(self, step: Observe, began: datetime) -> str | None:
+        """Why an agent of the stage can no longer be judged: it ended with an error since it switched."""
+        for name in step.agents:
+            for entry in await self.fleet.journal.since("EVENTS", history_subject("agent", name), began):
+                if isinstance(entry.event, AgentStopped) and entry.event.cause == "error":
+                    return f"{name}: it stopped with an error: {entry.event.detail}"
+        return None
+
+    async def _roll_back(self, lease: Lease[UpdateEvent], proposal: UpdateProposed) -> None:
+        found = await WayBack(self.fleet).take_back(lease, proposal)
+        await lease.append(lambda history: rolled_back(replay(history.events), found))
 
     async def _give_up(self, lease: Lease[UpdateEvent], proposal: UpdateProposed, *, hopeless: bool) -> None:
         """Take back what can be taken back and end; once that has failed as often, only end."""
         told = "look at its agents by hand"
         if not hopeless:
-            back, unreached = await self._take_back(lease, proposal)
-            left = "".join(f"; {name}: {why}" for name, why in unreached.items())
-            told = f"taken back on {len(back)} agents{left}"
+            found = await WayBack(self.fleet).take_back(lease, proposal)
+            left = "".join(f"; {name}: {why}" for name, why in (found.unreached or {}).items())
+            told = f"taken back on {len(found.read_backs)} agents{left}"
         failed = UpdateFailed(update_id=lease.key, error=f"{GIVEN_UP}; {told}"[:1000])
-        await lease.append(lambda history: [] if _stage(history) in OVER else [failed])
+        await lease.append(lambda history: [] if stage_of(history) in OVER else [failed])
 
 
-def _stage(history: History[UpdateEvent]) -> Stage:
-    return replay(history.events).stage
+def _unless_moved(events: Sequence[UpdateEvent], stage: Stage, history: History[UpdateEvent]) -> Sequence[UpdateEvent]:
+    """These events, where the update's stage is still what it was."""
+    return events if stage_of(history) is stage else []
 
 
-def _since(history: History[UpdateEvent]) -> int:
-    """Where the agents' answers begin: they come after the step that the configurations follow."""
-    steps = (UpdateStarted, UpdateRollBackRequested)
-    return max((entry.sequence for entry in history.entries if isinstance(entry.event, steps)), default=0)
+class Clock:
+    """The server's time: that of a message just stored, and what passed here since."""
+
+    def __init__(self, stored: datetime) -> None:
+        self._stored, self._at = stored, asyncio.get_running_loop().time()
+
+    @property
+    def now(self) -> datetime:
+        """The server's time by now."""
+        return self._stored + timedelta(seconds=asyncio.get_running_loop().time() - self._at)
 
 
 def _before_last_row(history: History[UpdateEvent]) -> History[UpdateEvent]:
     """The history when its last resumptions were still to come."""
     return replace(history, entries=history.entries[:-RESUMPTIONS])
-
-
-def _outcome(update_id: str, expected: Mapping[str, Expected], failures: Mapping[str, str]) -> list[UpdateEvent]:
-    """What the agents' answers lead to: it stays, or it is to be taken back."""
-    if failures:
-        wrong = "; ".join(f"{name}: {why}" for name, why in failures.items())
-        return [UpdateRollBackRequested(update_id=update_id, by=ROLLOUT, reason=wrong[:1000])]
-    reloaded = UpdateReloaded(update_id=update_id, read_backs=read_backs_of(expected))
-    return [reloaded, UpdateConfirmed(update_id=update_id)]
-
-
-def _rolled_back(state: Update, read_backs: tuple[ReadBack, ...], unreached: dict[str, str]) -> list[UpdateEvent]:
-    wanted = state.rollback
-    if state.stage is not Stage.ROLLING_BACK or wanted is None:
-        return []
-    return [
-        UpdateRolledBack(
-            update_id=wanted.update_id, by=wanted.by, reason=wanted.reason, read_backs=read_backs, unreached=unreached
-        )
-    ]

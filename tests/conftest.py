@@ -1,5 +1,6 @@
 """Real servers for tests: a fresh nats-server (and Valkey) for each test that asks, in a temporary folder."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
 
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported: tests tell its makers nothing
+
 ACK_WAIT = 2.0
 """Seconds: short, so that a killed worker's messages come back while a test waits."""
 
@@ -18,6 +21,14 @@ ACK_WAIT = 2.0
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests may have keys and a trust file in .tars: they are not meant."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TARS_DATA", str(tmp_path_factory.mktemp("data") / "none"))
+        yield
 
 
 @pytest.fixture

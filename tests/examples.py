@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from tars.schemas.agent import (
     AgentAccepted,
     AgentBeat,
+    AgentLost,
     AgentRefused,
     AgentReloaded,
     AgentReported,
+    AgentRestored,
     AgentStarted,
     AgentStopped,
     ConfigureAgent,
@@ -21,6 +23,7 @@ from tars.schemas.game import GameReported
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Message
 from tars.schemas.session import SessionReported
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import (
     StartStudy,
     StopStudy,
@@ -42,6 +45,7 @@ from tars.schemas.update import (
     UpdateCommandRefused,
     UpdateConfirmed,
     UpdateFailed,
+    UpdateJudged,
     UpdateProposed,
     UpdateRefused,
     UpdateRejected,
@@ -151,6 +155,11 @@ UPDATES = (
     UpdateResumed(update_id=UPDATE, holder=HOLDER, delivery=1),
     UpdateStarted(update_id=UPDATE, agents=(AGENT,)),
     UpdateReloaded(update_id=UPDATE, read_backs=(READ_BACK,)),
+    UpdateJudged(
+        update_id=UPDATE, stage="canary", verdict="CONFIRM", then="go on", reason="a loss of 10 points is excluded",
+        effect=0.05, effect_low=-0.02, effect_high=0.12, slot=24, reloaded=(AGENT,), compared=("world-2-policy",),
+        smallest_harm=0.33, stopped_early=False,
+    ),
     UpdateConfirmed(update_id=UPDATE),
     UpdateRolledBack(
         update_id=UPDATE, by=ADA, reason="changed my mind", read_backs=(TAKEN_BACK,),
@@ -171,6 +180,13 @@ AGENTS = (
         weights_before="ab" * 32, weights_after="ab" * 32, buffer_before=512, buffer_after=512, milliseconds=3.5,
     ),
     AgentRefused(agent_id=AGENT, version=42, update_id=UPDATE, reasons=("tau = 0 must lie above 0 and at most at 1",)),
+    AgentRestored(
+        agent_id=AGENT, version=43, update_id=UPDATE, weights="ab" * 32,
+        snapshot=SnapshotRef(
+            name=f"{AGENT}.r-1.600", agent_id=AGENT, sha256="cd" * 32, episode=600, step=19200, version=41
+        ),
+    ),
+    AgentLost(agent_id=AGENT, run_id="r-1", update_id=UPDATE, seconds=15.5),
     AgentStopped(agent_id=AGENT, run_id="r-1", cause="signal", detail="SIGTERM"),
     AgentReported(agent_id=AGENT, run_id="r-1", episode=12, step=1200, score=0.5, version=42),
     AgentBeat(agent_id=AGENT, run_id="r-1", episode=12),

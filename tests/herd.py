@@ -51,6 +51,11 @@ class Herd:
         self.kills[name.partition("-")[0]] += 1
         await self.start(name)
 
+    def name_of(self, holder: str) -> str | None:
+        """The worker that calls itself so in its messages, if it still lives."""
+        pid = int(holder.rsplit("-", 2)[1])
+        return next((name for name, process in self._processes.items() if process.pid == pid), None)
+
     async def kill_some(self, names: Sequence[str], count: int, every: tuple[float, float]) -> None:
         """Kill workers one after the other, which and when by the seed."""
         for _ in range(count):

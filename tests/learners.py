@@ -1,13 +1,17 @@
-"""Small populations of every algorithm, in the roles of the game that it can play."""
+"""Small populations of every algorithm, in the roles of the game that it can play; and four at one table."""
 
 from typing import Final, NamedTuple
 
 import pytest
+import torch
+from torch import Tensor
 
+from tars.agents import checkpoint
 from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
-from tars.agents.environments import Discrete, RoleEnvironment
+from tars.agents.environments import Discrete, RoleEnvironment, capacity
 from tars.agents.game import ROLES, Role
+from tars.agents.joint_game import JointGame
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, Value
 
@@ -70,3 +74,39 @@ LEARNERS: Final = (*PLAYERS, *OTHERS, Learner("a2c", "resource"), Learner("ppo",
 """The four of the game, and the two that can also choose numbers."""
 every_learner = pytest.mark.parametrize("learner", LEARNERS, ids="-".join)
 every_player = pytest.mark.parametrize("player", PLAYERS, ids="-".join)
+
+
+class Table:
+    """Four live agents that play jointly, step by step."""
+
+    def __init__(self, changes: dict[str, Values] | None = None) -> None:
+        self.players = {p.role: p.population((changes or {}).get(p.algorithm, {})) for p in PLAYERS}
+        self.game = JointGame()
+        self.game.open([3])
+
+    def play(self, episodes: int, beside: tuple[Role, Population] | None = None) -> None:
+        """Play; `beside` sees what its role sees, must do what it does, and learns from what came of it."""
+        for _ in range(episodes):
+            state, going = self.game.begin(), True
+            everyone = [*self.players.items(), *([beside] if beside else [])]
+            for _, learner in everyone:
+                learner.begin(state)
+            while going:
+                with torch.no_grad():
+                    actions = {role: learner.act() for role, learner in self.players.items()}
+                    if beside:
+                        assert torch.equal(beside[1].act(), actions[beside[0]])
+                    outcomes = self.game.step(actions)
+                for role, learner in everyone:
+                    going = learner.receive(outcomes[role])
+
+    def greedy(self) -> dict[Role, Tensor]:
+        """What each role does in every state."""
+        states = RoleEnvironment("policy").every_state()
+        with torch.no_grad():
+            chosen = {role: learner.greedy(states)[0] for role, learner in self.players.items()}
+        return {**chosen, "resource": capacity(chosen["resource"])}
+
+    def snapshot(self, role: Role) -> bytes:
+        """Take one of them."""
+        return checkpoint.dump(self.players[role], 0, transitions=True, partners=self.greedy())

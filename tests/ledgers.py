@@ -11,17 +11,21 @@ from tars.runtime.view_store import Views
 from tars.schemas.agent import (
     AgentAccepted,
     AgentBeat,
+    AgentLost,
     AgentRefused,
     AgentReloaded,
     AgentReported,
+    AgentRestored,
     AgentStarted,
     AgentStopped,
 )
+from tars.schemas.evidence import Evidence, KeyWorth, PairedScore, Verdict, Weights
 from tars.schemas.game import GameReported
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Message
 from tars.schemas.session import SessionReported
-from tars.schemas.study import StudyFailed, StudyFinished, StudyResumed, StudyStarted, StudyStopped
+from tars.schemas.snapshot import SnapshotRef
+from tars.schemas.study import FrontPoint, StudyFailed, StudyFinished, StudyResumed, StudyStarted, StudyStopped
 from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned, TrialReported
 from tars.schemas.update import (
     ReadBack,
@@ -29,6 +33,7 @@ from tars.schemas.update import (
     UpdateCommandRefused,
     UpdateConfirmed,
     UpdateFailed,
+    UpdateJudged,
     UpdateProposed,
     UpdateRefused,
     UpdateRejected,
@@ -45,6 +50,19 @@ ADA = By(principal="ada")
 HOLDER = "host-1-ab"
 START = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 VALUES: dict[str, Value] = {"learning_rate": 0.001, "gamma": 0.99}
+
+SNAPSHOT = SnapshotRef(name="a1.r1.50", agent_id="a1", sha256="ab" * 32, episode=50, step=900, version=3)
+EVIDENCE = Evidence(
+    verdict=Verdict.BETTER, algorithm="dqn", environment="policy", start="snapshot", training="real",
+    code_version="0.10.0", train_episodes=50, eval_episodes=10, incumbent=VALUES, candidate={**VALUES, "gamma": 0.98},
+    scores=(
+        PairedScore(seed=101, incumbent=0.5, candidate=0.625), PairedScore(seed=102, incumbent=0.5, candidate=0.75),
+    ),
+    gain=0.1875, gain_low=0.125, gain_high=0.25, p_value=0.004, threshold=0.03, look=1, search_gain=None,
+    worth=(
+        KeyWorth(key="gamma", before=0.99, after=0.98, gain=0.1, gain_low=0.05, gain_high=0.15, seeds=8, kept=True),
+    ),
+)  # fmt: skip
 
 STAGES: dict[type[Message], str] = {
     UpdateProposed: "pending", UpdateRefused: "refused", UpdateApproved: "approved", UpdateRejected: "rejected",
@@ -79,6 +97,11 @@ def update_events(name: str) -> list[Message]:
         UpdateResumed(update_id=name, holder=HOLDER, delivery=1),
         UpdateStarted(update_id=name, agents=("a1",)),
         UpdateReloaded(update_id=name, read_backs=(read_back("a1"),)),
+        UpdateJudged(
+            update_id=name, stage="canary", verdict="INCONCLUSIVE", then="go on", reason="kept, not proven",
+            effect=0.01, effect_low=-0.2, effect_high=0.22, slot=60, reloaded=("a1",), compared=(), smallest_harm=0.3,
+            stopped_early=False,
+        ),
         UpdateConfirmed(update_id=name),
         UpdateRolledBack(**who, reason="worse", read_backs=(read_back("a1"),), unreached={"a2": "stopped"}),
         UpdateFailed(update_id=name, error="no answer"),
@@ -91,10 +114,15 @@ def study_events(name: str) -> list[Message]:
         StudyStarted(
             study_id=name, by=ADA, algorithm="dqn", environment="policy", base={"a1": 0}, incumbent=VALUES,
             searched=("gamma",), trials=4, quick=True, search_episodes=(2, 1), full_episodes=(4, 2), sampler="random",
-            seed=1, structural=False, threshold=0.03,
+            seed=1, structural=False, threshold=0.03, start="snapshot", snapshots=(SNAPSHOT,), objective="pareto",
+            weights=Weights(conflict=2.0), candidates=({"gamma": 0.98},), wall_seconds=90.0, propose=False,
         ),
         StudyResumed(study_id=name, holder=HOLDER, delivery=1),
-        StudyFinished(study_id=name, completed=3, failed=1, champion=VALUES, evidence=None),
+        StudyFinished(
+            study_id=name, completed=3, failed=1, champion=VALUES, evidence=EVIDENCE, weighed=(EVIDENCE,) * 2,
+            front=(FrontPoint(number=2, hyperparameters=VALUES, score=0.5, conflict=0.25, latency=0.125),),
+            importances={"gamma": 1.0},
+        ),
         StudyStopped(study_id=name, by=ADA, reason="enough"),
         StudyFailed(study_id=name, error="broken"),
     ]  # fmt: skip
@@ -115,6 +143,13 @@ def agent_events(name: str, dice: random.Random) -> list[Message]:
             weights_before="a", weights_after="a", buffer_before=5, buffer_after=5, milliseconds=2.5,
         ),
         AgentRefused(agent_id=name, version=version, update_id="u1", reasons=("no",)),
+        AgentRestored(
+            agent_id=name, version=version, update_id="u1", weights="a",
+            snapshot=SnapshotRef(
+                name=f"{name}.r1.50", agent_id=name, sha256="0" * 64, episode=50, step=40, version=version
+            ),
+        ),
+        AgentLost(agent_id=name, run_id="r1", update_id="u1", seconds=16.0),
         AgentStopped(agent_id=name, run_id="r1", cause="finished"),
     ]  # fmt: skip
 
@@ -136,12 +171,16 @@ def trials(dice: random.Random, count: int) -> Iterator[Message]:
     for number in range(count):
         place: dict[str, Any] = {"study_id": f"s{number % 3}", "number": number}
         yield RunTrial(
-            **place, phase=dice.choice(("search", "confirmation")), algorithm="dqn", environment="policy",
+            **place, phase=dice.choice(("search", "confirmation", "ablation")), algorithm="dqn", environment="policy",
             hyperparameters=VALUES, seed=number, train_episodes=5, eval_episodes=2,
+            snapshot=dice.choice((None, SNAPSHOT)),
         )  # fmt: skip
         outcome = dice.random()
         if outcome < 0.6:
-            yield TrialCompleted(**place, score=dice.uniform(-1, 1), cpu_seconds=0.1, holder=HOLDER)
+            yield TrialCompleted(
+                **place, score=dice.uniform(-1, 1), conflict=dice.choice((None, 0.5)),
+                latency=dice.choice((None, 0.25)), cpu_seconds=0.1, holder=HOLDER,
+            )  # fmt: skip
         elif outcome < 0.7:
             yield TrialPruned(**place, score=dice.uniform(-1, 1), episode=2, cpu_seconds=0.1, holder=HOLDER)
         elif outcome < 0.8:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from tars.schemas.errors import Refused
-from tars.schemas.evidence import Evidence, PairedScore, Verdict
+from tars.schemas.evidence import Evidence, PairedScore, Start, Verdict
 from tars.schemas.hyperparameters import DQN, Value
 from tars.schemas.message import By
 from tars.schemas.running import RunningAgent
@@ -36,10 +36,12 @@ def agent(agent_id: str, *, heard: int = 0, **changes: Value) -> RunningAgent:
 AGENTS = {name: agent(name) for name in ("a", "b")}
 
 
-def evidence(verdict: Verdict, gain: float = 0.2, training: Literal["real", "surrogate"] = "real") -> Evidence:
-    """Evidence for CHANGE."""
+def evidence(
+    verdict: Verdict, gain: float = 0.2, training: Literal["real", "surrogate"] = "real", start: Start = "scratch"
+) -> Evidence:
+    """Evidence for CHANGE; its trials train 50 episodes."""
     return Evidence(
-        verdict=verdict, algorithm="dqn", environment="policy", start="scratch", training=training, code_version="t",
+        verdict=verdict, algorithm="dqn", environment="policy", start=start, training=training, code_version="t",
         train_episodes=50, eval_episodes=10, incumbent=VALUES, candidate={**VALUES, **CHANGE},
         scores=(PairedScore(seed=1, incumbent=0.1, candidate=0.3),), gain=gain, gain_low=0.1, gain_high=0.3,
         p_value=1e-6, threshold=0.03, look=2, search_gain=0.5,

@@ -2,17 +2,23 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from ledgers import SNAPSHOT
+from nats.aio.msg import Msg
 
 from examples import AGENT, EXAMPLES
+from played_studies import better_by, play, started
+from tars.automl_worker.app import worker as coordinator
 from tars.cli import main as cli
 from tars.consumers.app import worker as consumers
 from tars.producers.async_client import AsyncClient, NobodyAnswers
@@ -20,7 +26,9 @@ from tars.runtime.bus import connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
-from tars.schemas.streams import DURABLES, STREAMS
+from tars.schemas.message import Message
+from tars.schemas.streams import BUCKETS, DURABLES, STREAMS
+from tars.schemas.study import StartStudy, StudyStopped
 from tars.sync_worker.app import worker as sync
 
 Run = Callable[..., tuple[int, str, str]]
@@ -163,11 +171,205 @@ def test_agents_shows_who_runs_what(tars: Run, stack: BlockingPortal) -> None:
     assert (row["agent_id"], row["state"], row["values"]["gamma"]) == (AGENT, "running", 0.99)
 
 
+WEIGHED = started(
+    0, study_id="s1", base={AGENT: 0}, candidates=({"learning_rate": 5e-4}, {"gamma": 0.95, "tau": 0.5}),
+    start="snapshot", snapshots=(SNAPSHOT.model_copy(update={"agent_id": AGENT}),), explain=False, propose=False,
+)  # fmt: skip
+FINISHED, WEIGHED_TRIALS = play(WEIGHED, better_by(0.2))
+SEARCHED = started(4, study_id="s2", explain=False)
+SEARCH_FINISHED, SEARCH_TRIALS = play(SEARCHED, better_by(0.2))
+
+
+def publish(portal: BlockingPortal, url: str, *messages: Message, cause: str = "told") -> None:
+    """Store messages as their senders would, as what a command led to."""
+
+    async def store() -> None:
+        bus = await connect_bus(url, "test", patience=5)
+        for number, message in enumerate(messages):
+            await bus.publish(message, id=f"{cause}:{number}")
+        await bus.close()
+
+    portal.call(store)
+
+
+def seen_study(tars: Run, study_id: str, stage: str) -> dict[str, Any]:
+    """The study, as soon as the consumers have it in that stage."""
+    while True:
+        code, out, _ = tars("study", "show", study_id, "--json")
+        if code == 0 and (found := json.loads(out))["study"]["stage"] == stage:
+            return dict(found)
+
+
+def study_messages() -> list[Message]:
+    return [SEARCHED, *SEARCH_TRIALS.asked.values(), *SEARCH_TRIALS.outcomes.values(), SEARCH_FINISHED]
+
+
+def test_a_finished_study_is_watched_shown_and_listed(
+    tars: Run, stack: BlockingPortal, nats_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(stack, nats_server.url, *study_messages())
+    found = seen_study(tars, "s2", "finished")
+    assert len(found["trials"]) == len(SEARCH_TRIALS.asked)
+    assert rows(tars("study", "watch", "s2", "--json"))["kind"] == "study.finished.v1"
+    code, out, err = tars("study", "watch", "s2")
+    assert (code, err) == (0, "")
+    assert "4 trials completed, 0 pruned, 0 failed" in out
+    assert "BETTER +20." in out
+    shown = tars("study", "show", "s2")[1]
+    assert "dqn in policy" in shown
+    assert "● changed" in shown
+    monkeypatch.setenv("COLUMNS", "100")
+    _, _, line = tars("study", "list")[1].splitlines()
+    best = f"{found['study']['best_score']:.3f}"
+    assert line.split()[:7] == ["s2", "finished", "a", "4/4", best, "BETTER", "+0.200"]
+
+
+def test_a_study_is_followed_from_outside_by_a_line_at_each_change(stack: BlockingPortal, nats_server: Server) -> None:
+    begun = study_messages()[:5]
+    publish(stack, nats_server.url, *begun)
+    with watching("s2", nats_server) as watcher:
+        first = json.loads(watcher.stdout.readline())
+        assert (first["phase"], first["trials"], first["study_id"]) == ("search", 4, "s2")
+        publish(stack, nats_server.url, *study_messages()[len(begun) :], cause="later")
+        lines = [json.loads(line) for line in watcher.stdout]
+        assert lines[-1]["kind"] == "study.finished.v1"
+        assert watcher.wait(10) == 0
+
+
+def test_ctrl_c_leaves_a_study_running_and_says_so(stack: BlockingPortal, nats_server: Server) -> None:
+    publish(stack, nats_server.url, SEARCHED)
+    with watching("s2", nats_server) as watcher:
+        watcher.stdout.readline()
+        watcher.send_signal(signal.SIGINT)
+        _, err = watcher.communicate(timeout=10)
+        assert (watcher.returncode, err) == (
+            130, "s2 runs on: `tars study watch s2` follows it, `tars study stop s2` ends it\n",
+        )  # fmt: skip
+
+
+@contextmanager
+def watching(study_id: str, server: Server) -> Iterator[Any]:
+    """`tars study watch --json` as a process."""
+    environment = {**os.environ, "NATS_URL": server.url}
+    command = [sys.executable, "-m", "tars", "study", "watch", study_id, "--json"]
+    with subprocess.Popen(
+        command, env=environment, cwd=server.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watcher:
+        try:
+            yield watcher
+        finally:
+            watcher.kill()
+
+
+def test_a_study_that_was_stopped_has_no_result(tars: Run, stack: BlockingPortal, nats_server: Server) -> None:
+    stopped = StudyStopped(study_id="s2", by=SEARCHED.by, reason="enough seen")
+    publish(stack, nats_server.url, SEARCHED, stopped)
+    code, out, err = tars("study", "watch", "s2")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "enough seen" in err
+
+
+@pytest.mark.parametrize("command", ["watch", "show"])
+def test_a_study_that_does_not_exist_is_one_line(tars: Run, stack: BlockingPortal, command: str) -> None:
+    assert tars("study", command, "nope") == (
+        1, "", "tars: there is no study nope: `tars study list` shows all\n",
+    )  # fmt: skip
+
+
+def test_optunas_plots_are_one_file(tars: Run, stack: BlockingPortal, nats_server: Server, tmp_path: Path) -> None:
+    publish(stack, nats_server.url, *study_messages())
+    seen_study(tars, "s2", "finished")
+    file = tmp_path / "s2.html"
+    assert tars("study", "show", "s2", "--html", str(file)) == (0, f"{file}: Optuna's plots of s2\n", "")
+    assert "Optimization history" in file.read_text()
+    code, out, err = tars("study", "show", "s2", "--html", str(tmp_path / "none" / "s2.html"))
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "was not written" in err
+
+
+def test_plots_without_their_extra_say_what_to_install(
+    tars: Run, stack: BlockingPortal, nats_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(stack, nats_server.url, *study_messages())
+    seen_study(tars, "s2", "finished")
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    code, _, err = tars("study", "show", "s2", "--html", str(tmp_path / "s2.html"))
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "pip install 'tars-rl[plots]'" in err
+
+
+@pytest.fixture
+def answered(stack: BlockingPortal, nats_server: Server) -> Iterator[None]:
+    """Whoever starts the study s1 gets the events and trials of WEIGHED, as a coordinator and trainers write them."""
+    done: list[asyncio.Event] = []
+
+    async def serve() -> None:
+        bus = await connect_bus(nats_server.url, "test", patience=5)
+
+        async def on_start(message: Msg) -> None:
+            command = StartStudy.model_validate_json(message.data)
+            assert (command.agents, command.start, command.trials, command.explain) == ((AGENT,), "snapshot", 0, False)
+            assert command.candidates == WEIGHED.candidates
+            await bus.publish(WEIGHED, id=f"{(message.headers or {})['Nats-Msg-Id']}:0")
+            trials = (*WEIGHED_TRIALS.asked.values(), *WEIGHED_TRIALS.outcomes.values())
+            for number, told in enumerate((*trials, FINISHED)):
+                await bus.publish(told, id=f"answer:{number}")
+
+        await bus.client.subscribe("tars.command.study.start.v1.*", cb=on_start)
+        done.append(asyncio.Event())
+        await done[0].wait()
+        await bus.close()
+
+    serving = stack.start_task_soon(serve)
+    while not done:
+        pass
+    yield
+    stack.call(done[0].set)
+    serving.result(10)
+
+
+FORK = ("fork", AGENT, "--try", "learning_rate=5e-4", "--try", "gamma=.95,tau=.5", "--id", "s1")
+
+
+def test_a_fork_says_of_each_candidate_whether_it_is_better(tars: Run, answered: None) -> None:
+    code, out, err = tars(*FORK)
+    assert code == 0
+    assert f"{AGENT}: copies go on from its snapshot of episode 50" in err
+    assert "learning_rate 0.0005: BETTER" in out
+    assert "gamma 0.95, tau 0.5: BETTER" in out
+    assert out.count("8 held-out seeds: ○ as it is, ● changed") == 2
+
+
+def test_a_fork_tells_programs_the_same(tars: Run, answered: None) -> None:
+    code, out, _ = tars(*FORK, "--json")
+    found = json.loads(out)
+    assert (code, found["from"]["episode"], found["update_id"]) == (0, 50, None)
+    assert [(one["change"], one["verdict"], one["seeds"]) for one in found["candidates"]] == [
+        ({"learning_rate": 5e-4}, "BETTER", 8), ({"gamma": 0.95, "tau": 0.5}, "BETTER", 8),
+    ]  # fmt: skip
+    assert all(one["gain_low"] < one["gain"] < one["gain_high"] for one in found["candidates"])
+
+
+def test_a_fork_of_what_has_no_snapshot_is_refused_in_one_line(
+    tars: Run, stack: BlockingPortal, settings: Settings
+) -> None:
+    working: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        working.append(asyncio.create_task(coordinator(settings).serve(0)))
+
+    stack.call(start)
+    code, out, err = tars(*FORK)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert f"{AGENT} has no snapshot yet" in err
+    stack.call(working[0].cancel)
+
+
 def test_provision_makes_everything_once(tars: Run, nats_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", nats_server.url)
     first = rows(tars("provision", "--json"))
     assert set(first.values()) == {"created"}
-    assert len(first) == len(STREAMS) + len(DURABLES)
+    assert len(first) == len(STREAMS) + len(BUCKETS) + len(DURABLES)
     assert set(rows(tars("provision", "--json")).values()) == {"unchanged"}
 
 
@@ -186,6 +388,12 @@ def test_provision_makes_everything_once(tars: Run, nats_server: Server, monkeyp
         (("propose", "--role", "policy", "--set", "gamma=high"), "'high' is not a finite number"),
         (("propose", "--role", "policy", "--set", "batch_size=1.5"), "'1.5' is not a whole number"),
         (("study", "start", "--role", "policy", "--trials", "0"), "--trials"),
+        (("study", "start", "--role", "policy", "--wall-seconds", "soon"), "'soon' is no time"),
+        (("study", "start", "--role", "policy", "--objective", "luck"), "'reward', 'penalty', 'pareto'"),
+        (("study", "start", "--role", "policy", "--conflict-weight", "1"), "--objective penalty"),
+        (("study", "start", "--role", "policy", "--normalize", "actions"), "observations and rewards"),
+        (("fork", AGENT), "--try"),
+        (("fork", AGENT, "--try", "gamma"), "is not KEY=VALUE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -201,6 +409,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(tars: Run, command: tu
         (("approve", "u 1"), "update_id"),
         (("study", "start"), "exactly one of role, agents and algorithm"),
         (("history", "x" * 65), "at most 64 characters"),
+        (("study", "watch", "s*"), "pattern"),
         (("propose", "--agent", "a", "--agent", "a", "--set", "gamma=0.9"), "an agent is named twice"),
     ],
     ids=lambda value: " ".join(value)[:20] if isinstance(value, tuple) else "",
@@ -246,13 +455,56 @@ def test_a_wrong_setting_stops_each_role_with_one_line_that_names_it(
     assert "autonomous_threshold" in err
 
 
-def test_a_missing_extra_is_one_line_with_what_to_install(tars: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith("tars.agents")]:
+def test_keys_are_made_trusted_and_listed(tars: Run, tmp_path: Path) -> None:
+    made = rows(tars("keys", "new", "grace", "--role", "approver", "--role", "proposer", "--json"))
+    key = tmp_path / "none" / "keys" / "grace.key"
+    assert (made["private"], made["roles"]) == (str(key), ["approver", "proposer"])
+    assert key.stat().st_mode & 0o777 == 0o600
+    other = "c" * 42 + "A="
+    assert rows(tars("keys", "new", "linus", "--role", "viewer", "--public", other, "--json"))["private"] is None
+    listed = rows(tars("keys", "list", "--json"))
+    assert [(row["name"], row["public"], row["private"]) for row in listed] == [
+        ("grace", made["public"], str(key)), ("linus", other, None),
+    ]  # fmt: skip
+    code, out, _ = tars("keys", "list")
+    assert code == 0
+    assert "approver, proposer" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no name", "--role", "viewer"), "'no name'"),
+        (("grace", "--role", "root"), "'root'"),
+        (("grace", "--role", "viewer", "--public", "AAAA"), "32 bytes"),
+    ],
+)
+def test_a_key_that_nobody_can_have_is_one_line_and_leaves_no_file(
+    tars: Run, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    code, _, err = tars("keys", "new", *arguments)
+    assert (code, words in err, len(err.splitlines())) == (2, True, 1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_key_is_not_made_twice(tars: Run) -> None:
+    assert tars("keys", "new", "grace", "--role", "approver")[0] == 0
+    code, _, err = tars("keys", "new", "grace", "--role", "approver")
+    assert (code, "there already" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("role", "missing", "modules"), [("agents", "torch", "tars.agents"), ("mlflow", "mlflow", "tars.consumers.mlflow")]
+)
+def test_a_missing_extra_is_one_line_with_what_to_install(
+    tars: Run, monkeypatch: pytest.MonkeyPatch, role: str, missing: str, modules: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in [name for name in sys.modules if name.startswith(modules)]:
         monkeypatch.delitem(sys.modules, name)
-    code, out, err = tars("run", "agents")
+    code, out, err = tars("run", role)
     assert (code, out) == (1, "")
-    assert err == "tars: agents needs torch: pip install 'tars-rl[agents]'\n"
+    assert err == f"tars: {role} needs {missing}: pip install 'tars-rl[{role}]'\n"
 
 
 def test_the_program_ends_with_the_exit_code_and_prints_json_alone(nats_server: Server) -> None:
@@ -276,4 +528,4 @@ def test_the_program_ends_with_the_exit_code_and_prints_json_alone(nats_server: 
 def test_help_loads_neither_torch_nor_optuna_nor_the_page() -> None:
     code = "import sys, tars.cli.main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "optuna", "streamlit", "scipy", "faststream", "pandas", "uvicorn"} & set(loaded)
+    assert not {"torch", "optuna", "streamlit", "scipy", "faststream", "pandas", "plotly", "uvicorn"} & set(loaded)

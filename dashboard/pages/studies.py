@@ -11,7 +11,7 @@ from tars.dashboard import charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.panels import draw_evidence
 from tars.dashboard.reads import Rows
-from tars.dashboard.wording import ago, listed, number, score
+from tars.dashboard.wording import STARTED, ago, aim, listed, number, points, score, span
 from tars.schemas.hyperparameters import same
 from tars.schemas.views import StudyRow, TrialRow
 
@@ -43,10 +43,9 @@ def _choose() -> None:
 def _one(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     target = listed(row.agents) if row.agents else "no agents"
     st.markdown(f":{COLOURS[row.stage]}-badge[{row.stage}] {row.algorithm} in {row.environment} for {target}")
-    done = row.completed + row.pruned + row.failed
-    st.progress(
-        min(1.0, done / row.trials), f"search: {done} of {row.trials} trials, {row.pruned} pruned, {row.failed} failed"
-    )
+    limit = f"; its search ends after {span(row.wall_seconds)}" if row.wall_seconds else ""
+    st.caption(f"Objective: {aim(row.objective, row.weights)}; trials are trained {STARTED[row.start]}{limit}.")
+    _progress(row)
     one, two, three, four = st.columns(4)
     one.metric("best search score", score(row.best_score))
     two.metric("held-out trials", row.confirmations)
@@ -56,17 +55,39 @@ def _one(row: StudyRow, trials: Sequence[TrialRow]) -> None:
         st.error(row.error)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        st.vega_lite_chart(charts.trials_frame(trials), charts.TRIALS)
+        if row.trials:
+            st.vega_lite_chart(charts.trials_frame(trials), charts.TRIALS)
+        if row.front:
+            st.vega_lite_chart(charts.front_frame(row.front, trials), charts.FRONT)
+            st.caption("The Pareto front in colour; grey: trials that another beats in score, conflicts and latency.")
     with right:
         st.dataframe(trials_table(trials, row.searched), hide_index=True, height=280)
+        if row.importances:
+            st.vega_lite_chart(charts.importances_frame(row.importances), charts.IMPORTANCES)
+            st.caption("Importances: by which keys the good trials differ from all.")
+    if len(row.weighed) > 1:
+        st.markdown("##### Weighed on held-out seeds")
+        st.dataframe(weighed_frame(row), hide_index=True)
     if row.champion is not None:
         st.markdown("##### Champion")
         st.dataframe(champion_frame(row), hide_index=True)
         draw_evidence(row.evidence)
 
 
+def _progress(row: StudyRow) -> None:
+    """A study of given candidates searches nothing."""
+    if not row.trials:
+        st.caption("Nothing is searched: candidates that were given are weighed.")
+        return
+    done = row.completed + row.pruned + row.failed
+    st.progress(
+        min(1.0, done / row.trials), f"search: {done} of {row.trials} trials, {row.pruned} pruned, {row.failed} failed"
+    )
+
+
 def trials_table(trials: Sequence[TrialRow], searched: Sequence[str]) -> pd.DataFrame:
     """Trials -> one row each, the newest first."""
+    measured = any(row.conflict is not None for row in trials)
     return pd.DataFrame(
         [
             {
@@ -75,10 +96,32 @@ def trials_table(trials: Sequence[TrialRow], searched: Sequence[str]) -> pd.Data
                 "stage": row.error
                 or (f"episode {row.episode} of {row.train_episodes}" if row.stage == "waiting" else row.stage),
                 "score": score(row.score if row.stage == "completed" else None),
+                **({"conflict": score(row.conflict), "latency": score(row.latency)} if measured else {}),
                 **{name: number(row.hyperparameters.get(name)) for name in searched},
             }
             for row in reversed(trials)
         ]
+    )
+
+
+def weighed_frame(row: StudyRow) -> pd.DataFrame:
+    """A study's candidates -> one row each: what it changes, what it gained, what was found."""
+    return pd.DataFrame(
+        [
+            (
+                ", ".join(
+                    f"{name} {number(value)}"
+                    for name, value in found.candidate.items()
+                    if not same(found.incumbent.get(name), value)
+                ),
+                points(found.gain),
+                f"{100 * found.gain_low:+.1f} … {100 * found.gain_high:+.1f}",
+                len(found.scores),
+                found.verdict,
+            )
+            for found in row.weighed
+        ],
+        columns=["changes", "gain", "95 % interval", "seeds", "verdict"],
     )
 
 
@@ -103,7 +146,7 @@ def studies_frame(rows: Sequence[StudyRow], now: datetime) -> pd.DataFrame:
                 row.study_id,
                 row.stage,
                 row.environment,
-                f"{row.completed + row.pruned + row.failed} of {row.trials}",
+                f"{row.completed + row.pruned + row.failed} of {row.trials}" if row.trials else "fork",
                 row.evidence.verdict if row.evidence else "",
                 row.by,
                 ago(row.started_at, now),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import select
 import signal
 import sys
@@ -21,25 +22,31 @@ from rich.table import Table
 from rich.text import Text
 
 import tars
-from tars.cli.output import err, number
+from tars.cli.output import err, gain_text, number
 from tars.cli.processes import prefixed
 from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
 from tars.runtime.settings import Settings, load_settings
 from tars.schemas.evidence import Verdict
 from tars.schemas.hyperparameters import Value, same
+from tars.schemas.message import Event
 from tars.schemas.study import StudyFinished
-from tars.schemas.update import ReadBack, UpdateConfirmed
-from tars.schemas.views import AgentRow, StudyRow, UpdateRow
+from tars.schemas.update import ReadBack, UpdateConfirmed, UpdateJudged, UpdateReloaded, UpdateRolledBack
+from tars.schemas.views import AgentRow, StudyRow
 
 ROLE: Final = "policy"
 TRIALS: Final = 20
 LOOK_SECONDS: Final = 0.5
-WARM_UP_EPISODES: Final = 4
+WARM_UP_EPISODES: Final = 50
+"""By then each agent has put a snapshot into the store that is worth starting from: earlier its partners change faster
+than a trial lasts."""
 SCORED_EPISODES: Final = 20
 """Newest episodes that a score before, or after, is the mean of."""
 AFTER_SECONDS: Final = 6.0
 """How long the agents learn on before the scores after are taken."""
+WATCH_EPISODES: Final = 20
+"""Shorter than by default, so that nobody waits; it finds only large harms."""
+ROLLOUT_SECONDS: Final = 180.0
 DEMO_APPROVER: Final = "demo-approver"
 
 
@@ -56,7 +63,7 @@ def demo(
 ) -> None:
     """Start everything, tune live agents, and ask for your approval."""
     mode = {"approval_mode": "autonomous_threshold"} if once else {}
-    settings = load_settings().model_copy(update={**mode, "use_quick_mode": True})
+    settings = load_settings().model_copy(update={**mode, "use_quick_mode": True, "watch_episodes": WATCH_EPISODES})
     with tempfile.TemporaryDirectory(prefix="tars-demo-") as folder:
         result = asyncio.run(_run(settings, Path(folder).resolve(), once=once, verbose=verbose))
     if result is not None:
@@ -64,7 +71,8 @@ def demo(
 
 
 async def _run(settings: Settings, folder: Path, *, once: bool, verbose: bool) -> dict[str, Any] | None:
-    from tars.runtime.stack import stack  # noqa: PLC0415 - help must be quick
+    from tars.runtime.signing import OPERATOR, key_path  # noqa: PLC0415 - help must be quick
+    from tars.runtime.stack import stack  # noqa: PLC0415
 
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -75,7 +83,8 @@ async def _run(settings: Settings, folder: Path, *, once: bool, verbose: bool) -
     try:
         async with stack(settings, folder, sink=sink) as (endpoints, _):
             err.print(f"the page: {endpoints.dashboard}")
-            story = asyncio.create_task(asyncio.to_thread(_story, endpoints.nats, once=once))
+            key = None if settings.tars_trust else key_path(folder, OPERATOR)
+            story = asyncio.create_task(asyncio.to_thread(_story, endpoints.nats, key, once=once))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({story, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not story.done():
@@ -98,23 +107,59 @@ def _to(log: TextIO) -> Callable[[str, str], None]:
     return write
 
 
-def _story(nats_url: str, *, once: bool) -> dict[str, Any]:
+def _story(nats_url: str, key: Path | None, *, once: bool) -> dict[str, Any]:
     """Tune, release, and tell; returns what `--once` prints."""
-    with tars.connect(nats_url) as bus:
+    with tars.connect(nats_url, key=key) as bus:
         agents = _learning(bus)
         before = _scores(bus, agents)
-        handle = bus.start_study(role=ROLE, trials=TRIALS, quick=True)
+        handle = bus.start_study(role=ROLE, trials=TRIALS, quick=True, start="snapshot")
         finished = _watch_study(bus, handle.study_id, agents)
         update_id = _release(bus, finished, once=once)
-        events: list[str] = []
-        last = bus.wait_for_update(update_id, timeout=None if not once else 60, heard=lambda e: events.append(e.kind))
-        if not isinstance(last, UpdateConfirmed):
+        told = Rollout(bus, update_id)
+        last = told.watch(time.monotonic() + (ROLLOUT_SECONDS if once else math.inf))
+        if not isinstance(last, UpdateConfirmed | UpdateRolledBack):
             raise DemoFailed(f"update {update_id} ended as {last.kind}")
-        after = _after(bus, agents)
-        row = bus.update(update_id)
-        result = _result(finished, update_id, row.read_backs if row else (), events)
-        _tell(result, row, before, after)
+        result = _result(finished, update_id, told)
+        _tell(result, told.read_backs, before, _after(bus, agents))
         return result
+
+
+class Rollout:
+    """Tells how the update fares: the canary, what its watch finds, and how it ends."""
+
+    def __init__(self, bus: Client, update_id: str) -> None:
+        self._bus, self._update_id = bus, update_id
+        self.events: list[Event] = []
+        self._printed = 0
+
+    def watch(self, until: float) -> Event:
+        """Wait until it has ended, printing what its history says meanwhile; at `until` raises DemoFailed."""
+        while time.monotonic() < until:
+            self.events = []
+            try:
+                last = self._bus.wait_for_update(self._update_id, timeout=LOOK_SECONDS, heard=self.events.append)
+            except TimeoutError:
+                self._print()
+                continue
+            time.sleep(LOOK_SECONDS)  # the history that is asked for follows the ledger
+            self._print()
+            return last
+        raise DemoFailed(f"update {self._update_id} has not ended after {ROLLOUT_SECONDS:.0f} s")
+
+    def _print(self) -> None:
+        row = self._bus.update(self._update_id)
+        for entry in row.history[self._printed :] if row else ():
+            err.print(f"  {entry.text}", highlight=False, markup=False)
+        self._printed = len(row.history) if row else 0
+
+    @property
+    def read_backs(self) -> list[ReadBack]:
+        """Of the reloads to the new values, the first of each agent."""
+        found: dict[str, ReadBack] = {}
+        for event in self.events:
+            for back in event.read_backs if isinstance(event, UpdateReloaded) else ():
+                found.setdefault(back.agent_id, back)
+        return list(found.values())
 
 
 def _learning(bus: Client) -> tuple[str, ...]:
@@ -156,11 +201,7 @@ def _release(bus: Client, finished: StudyFinished, *, once: bool) -> str:
     evidence = finished.evidence
     if evidence is None or finished.champion is None:
         raise DemoFailed("no trial of the study could be weighed")
-    err.print(
-        f"evidence: [bold]{evidence.verdict}[/], held-out gain {evidence.gain:+.3f} "
-        f"(95 % from {evidence.gain_low:+.3f} to {evidence.gain_high:+.3f}) on {len(evidence.scores)} paired seeds; "
-        f"the search itself said {evidence.search_gain:+.3f}"
-    )
+    err.print(f"evidence: [bold]{evidence.verdict}[/], {gain_text(evidence)}")
     changed = _changed(finished)
     for key, value in changed.items():
         err.print(f"  {key}: {number(evidence.incumbent.get(key))} -> {number(value)}", highlight=False)
@@ -222,32 +263,35 @@ def _after(bus: Client, agents: tuple[str, ...]) -> dict[str, float]:
     return _scores(bus, agents)
 
 
-def _result(
-    finished: StudyFinished, update_id: str, read_backs: tuple[ReadBack, ...], events: list[str]
-) -> dict[str, Any]:
+def _result(finished: StudyFinished, update_id: str, told: Rollout) -> dict[str, Any]:
+    read_backs, evidence = told.read_backs, finished.evidence
     times = [back.milliseconds for back in read_backs]
-    evidence = finished.evidence
+    judged = [event for event in told.events if isinstance(event, UpdateJudged)]
     return {
         "study_id": finished.study_id,
         "trials": finished.completed + finished.pruned + finished.failed,
         "verdict": str(evidence.verdict) if evidence else None,
         "gain": evidence.gain if evidence else None,
         "update_id": update_id,
+        "outcome": told.events[-1].kind.split(".")[1],
+        "judged": [event.reason for event in judged],
         "agents_reloaded": len(read_backs),
         "reload_ms_p50": median(times) if times else None,
         "reload_ms_max": max(times) if times else None,
         "effective_equals_requested": bool(read_backs) and all(back.equal for back in read_backs),
         "weights_kept": bool(read_backs) and all(back.weights_kept for back in read_backs),
         "buffer_kept": bool(read_backs) and all(back.buffer_kept for back in read_backs),
-        "events": events,
+        "events": [event.kind for event in told.events],
     }
 
 
-def _tell(result: dict[str, Any], row: UpdateRow | None, before: dict[str, float], after: dict[str, float]) -> None:
+def _tell(
+    result: dict[str, Any], read_backs: Iterable[ReadBack], before: dict[str, float], after: dict[str, float]
+) -> None:
     table = Table(box=None, header_style="bold")
     for heading in ("agent", "reloaded in", "read back", "weights", "buffer", "score before", "now"):
         table.add_column(heading)
-    for back in row.read_backs if row else ():
+    for back in read_backs:
         table.add_row(
             back.agent_id,
             f"{back.milliseconds:.1f} ms",
@@ -259,4 +303,5 @@ def _tell(result: dict[str, Any], row: UpdateRow | None, before: dict[str, float
         )
     note = Text("scores before and now are a picture, not evidence: the agents were learning all along", style="dim")
     err.print(Group(table, note))
-    err.print(f"{result['update_id']}: confirmed; every event: tars history {result['update_id']}", highlight=False)
+    outcome, name = result["outcome"].replace("-", " "), result["update_id"]
+    err.print(f"{name}: {outcome}; every event: tars history {name}", highlight=False)

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from tars import __version__
 from tars.cli import fleet, processes, updates
 from tars.cli.demo import demo
+from tars.cli.fork import fork
+from tars.cli.keys import keys
 from tars.cli.output import err
 from tars.cli.studies import study
 from tars.runtime.settings import BadSetting
@@ -23,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study, name="study")
+app.add_typer(keys, name="keys")
 for command in (
-    processes.up, processes.run, processes.provision, demo, fleet.agents, fleet.stats,
+    processes.up, processes.run, processes.provision, demo, fork, fleet.agents, fleet.stats,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
 ):  # fmt: skip
     app.command()(command)

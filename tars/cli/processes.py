@@ -20,6 +20,7 @@ ROLES: Final = {
     "trainer": ("tars.automl_worker.trainer_app", "automl", 0),
     "sync": ("tars.sync_worker.app", "", None),
     "consumers": ("tars.consumers.app", "", 3001),
+    "mlflow": ("tars.consumers.mlflow_app", "mlflow", 0),
     "agents": ("tars.agents.app", "agents", 8094),
     "dashboard": ("tars.dashboard.serve", "dashboard", 3000),
 }

@@ -1,128 +1,94 @@
-"""Commands about studies: start, stop, show."""
+"""Commands about studies: start, watch, stop, list, show."""
 
-from collections.abc import Sequence
-from typing import Annotated, cast, get_args
+from pathlib import Path
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import tars
-from tars.cli.output import AsJson, clock, err, number, out, show_json, show_rows, values_text
-from tars.producers.async_client import NobodyAnswers
-from tars.producers.client import StudyHandle
-from tars.producers.commands import CommandRefused
-from tars.schemas.hyperparameters import AlgorithmName
-from tars.schemas.study import Sampler, StudyFinished
-from tars.schemas.trial import Normalize
-from tars.schemas.views import StudyRow
+from tars.cli import study_options as options
+from tars.cli.output import AsJson, clock, number, out, show_json, show_rows
+from tars.cli.processes import MissingExtra
+from tars.cli.study_report import show_finished, show_row
+from tars.cli.watching import watch as follow
+from tars.producers.client import Client
+from tars.producers.commands import CommandRefused, StudyOptions
+from tars.schemas.study import StudyFinished
+from tars.schemas.views import StudyRow, TrialRow
 
 study = typer.Typer(help="Search for better values.", no_args_is_help=True)
-POLL_SECONDS = 0.5
+Name = Annotated[str, typer.Argument(metavar="STUDY", help="Its id, as `tars study list` shows it.")]
 
 
 @study.command()
 def start(
     *,
-    role: Annotated[str | None, typer.Option("--role", help="All live agents of a role.")] = None,
-    agent: Annotated[list[str] | None, typer.Option("--agent", help="An agent; repeat it.")] = None,
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="No target: only search.")] = None,
-    environment: Annotated[
-        str | None, typer.Option("--environment", help="With --algorithm: what to train in.")
-    ] = None,
-    score_range: Annotated[
-        tuple[float, float] | None, typer.Option("--score-range", help="Returns that count as 0 and 1.")
-    ] = None,
-    normalize: Annotated[
-        list[str] | None, typer.Option("--normalize", help="observations or rewards; repeat it.")
-    ] = None,
-    trainer: Annotated[str, typer.Option("--trainer", help="population, sb3, or module:function.")] = "population",
-    trials: Annotated[int, typer.Option("--trials", min=1, max=1000)] = 20,
-    quick: Annotated[bool | None, typer.Option("--quick/--full", help="Length of search trials.")] = None,
-    sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    structural: Annotated[bool, typer.Option("--structural", help="Search the shape of training too.")] = False,
-    study_id: Annotated[str | None, typer.Option("--id", help="Its id; made up unless given.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its result, with a progress bar.")] = False,
+    role: options.Role = None,
+    agent: options.Agents = None,
+    algorithm: options.Learner = None,
+    environment: options.Environment = None,
+    score_range: options.ScoreRange = None,
+    normalize: options.Normalized = None,
+    trainer: options.Trainer = "population",
+    trials: options.Trials = 20,
+    quick: options.Quick = None,
+    sampler: options.By = "tpe",
+    seed: options.Seed = 0,
+    structural: options.Structural = False,
+    snapshot: options.Snapshot = False,
+    objective: options.Aim = "reward",
+    conflict_weight: options.ConflictWeight = None,
+    latency_weight: options.LatencyWeight = None,
+    wall_seconds: options.WallSeconds = None,
+    warm_start: options.WarmStart = True,
+    explain: options.Explain = True,
+    propose: options.Propose = True,
+    study_id: options.StudyId = None,
+    wait: options.Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a study."""
+    weights = {name: w for name, w in (("conflict", conflict_weight), ("latency", latency_weight)) if w is not None}
+    if weights and objective != "penalty":
+        raise typer.BadParameter("weights are those of --objective penalty")
+    asked = StudyOptions(
+        environment=environment, score_range=score_range, normalize=options.normalized(normalize or ()),
+        trainer=trainer, quick=quick, sampler=sampler, seed=seed, structural=structural,
+        start="snapshot" if snapshot else "scratch", objective=objective, weights=weights, wall_seconds=wall_seconds,
+        warm_start=warm_start, explain=explain, propose=propose,
+    )  # fmt: skip
     with tars.connect() as bus:
         handle = bus.start_study(
-            role=role, agents=tuple(agent or ()), algorithm=_algorithm(algorithm), study_id=study_id, trials=trials,
-            quick=quick, sampler=_sampler(sampler), seed=seed, structural=structural, environment=environment,
-            score_range=score_range, normalize=_normalize(normalize or ()), trainer=trainer,
-        )  # fmt: skip
+            role=role, agents=tuple(agent or ()), algorithm=algorithm, study_id=study_id, trials=trials, **asked
+        )
         if not wait:
             show_json({"study_id": handle.study_id}) if as_json else out.print(f"{handle.study_id}: started")
             return
-        finished = _wait(handle, trials)
+        finished = follow(bus, handle.study_id)
     _show_result(finished, as_json=as_json)
 
 
-def _algorithm(name: str | None) -> AlgorithmName | None:
-    if name is None:
-        return None
-    for known in get_args(AlgorithmName):
-        if name == known:
-            return cast("AlgorithmName", known)
-    raise typer.BadParameter(f"there is no algorithm {name}; there are {', '.join(get_args(AlgorithmName))}")
-
-
-def _normalize(names: Sequence[str]) -> tuple[Normalize, ...]:
-    for name in names:
-        if name not in get_args(Normalize):
-            raise typer.BadParameter(f"{name} cannot be normalised; {' and '.join(get_args(Normalize))} can")
-    return tuple(cast("Normalize", name) for name in names)
-
-
-def _sampler(name: str) -> Sampler:
-    if name in {"tpe", "random"}:
-        return "tpe" if name == "tpe" else "random"
-    raise typer.BadParameter(f"there is no sampler {name}; there are tpe and random")
-
-
-def _wait(handle: StudyHandle, trials: int) -> StudyFinished:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        search = progress.add_task("search", total=trials)
-        held_out = progress.add_task("held-out seeds", total=None)
-        while True:
-            try:
-                return handle.wait(timeout=POLL_SECONDS)
-            except TimeoutError:
-                row = _progress(handle)
-            if row is not None:
-                progress.update(search, completed=row.completed + row.pruned + row.failed)
-                progress.update(held_out, completed=row.confirmations)
-
-
-def _progress(handle: StudyHandle) -> StudyRow | None:
-    try:
-        return handle.progress()
-    except NobodyAnswers:
-        return None  # the consumers are away: the study goes on, only its bar stands still
+@study.command()
+def watch(
+    study_id: Name,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A line of JSON at each change, the result as the last.")
+    ] = False,
+) -> None:
+    """Follow a study to its result, from any terminal, at any time; Ctrl-C leaves it running."""
+    with tars.connect() as bus:
+        finished = follow(bus, study_id, as_json=as_json)
+    _show_result(finished, as_json=as_json)
 
 
 def _show_result(finished: StudyFinished, *, as_json: bool) -> None:
-    if as_json:
-        show_json(finished)
-        return
-    counts = f"{finished.completed} trials completed, {finished.pruned} pruned, {finished.failed} failed"
-    out.print(f"{finished.study_id}: {counts}")
-    found = finished.evidence
-    if found is None or finished.champion is None:
-        out.print("no champion could be weighed")
-        return
-    out.print(
-        f"{found.verdict}: held-out gain {found.gain:+.3f} (95 % from {found.gain_low:+.3f} to {found.gain_high:+.3f}) "
-        f"on {len(found.scores)} seeds; the search said {found.search_gain:+.3f}"
-    )
-    out.print(values_text({key: v for key, v in finished.champion.items() if found.incumbent.get(key) != v}))
+    show_json(finished) if as_json else show_finished(finished)
 
 
 @study.command()
 def stop(
-    study_id: str, *, reason: Annotated[str, typer.Option("--reason", "-r")] = "", as_json: AsJson = False
+    study_id: Name, *, reason: Annotated[str, typer.Option("--reason", "-r")] = "", as_json: AsJson = False
 ) -> None:
     """End a study at its next step."""
     with tars.connect() as bus:
@@ -138,36 +104,66 @@ def list_studies(*, as_json: AsJson = False) -> None:
     columns = {
         "study": lambda r: r.study_id,
         "stage": lambda r: r.stage,
-        "for": lambda r: ", ".join(r.agents) or r.algorithm,
-        "trials": lambda r: f"{r.completed}+{r.pruned}+{r.failed} of {r.trials}",
-        "best": lambda r: number(r.best_score),
+        "for": _target,
+        "trials": lambda r: f"{r.completed + r.pruned + r.failed}/{r.trials}" if r.trials else "fork",
+        "best": lambda r: number(r.best_score and round(r.best_score, 3)),
         "evidence": lambda r: f"{r.evidence.verdict} {r.evidence.gain:+.3f}" if r.evidence else "-",
-        "started": lambda r: f"{clock(r.started_at)} by {r.by}",
+        "started": lambda r: clock(r.started_at),
+        "by": lambda r: r.by,
     }
     show_rows("studies", rows, columns, as_json=as_json)
 
 
+def _target(row: StudyRow) -> str:
+    """An agent by name, several by their role and number, without any what is trained."""
+    if len(row.agents) > 1:
+        return f"{len(row.agents)} {row.environment}"
+    return row.agents[0] if row.agents else f"{row.algorithm}, {row.environment}"
+
+
 @study.command()
-def show(study_id: str, *, as_json: AsJson = False) -> None:
-    """Show a study's trials."""
+def show(
+    study_id: Name,
+    *,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write Optuna's plots into one HTML file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a study has found so far: trials, importances, evidence, what each key is worth."""
     with tars.connect() as bus:
         row = bus.study(study_id)
-        trials = bus.trials(study_id)
-    if row is None:
-        raise CommandRefused(f"there is no study {study_id}")
+        if row is None:
+            raise CommandRefused(f"there is no study {study_id}: `tars study list` shows all")
+        trials = _all_trials(bus, study_id)
+    if html is not None:
+        _write_plots(html, row, trials)
     if as_json:
         show_json({"study": row.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]})
-        return
-    out.print(
-        f"{row.study_id}: {row.stage}, {row.completed} completed, {row.pruned} pruned, {row.failed} failed, "
-        f"{row.confirmations} held-out"
-    )
-    columns = {
-        "trial": lambda t: t.number,
-        "phase": lambda t: t.phase,
-        "stage": lambda t: t.stage,
-        "score": lambda t: number(t.score),
-        "values": lambda t: values_text({key: t.hyperparameters[key] for key in row.searched}),
-        "error": lambda t: t.error or "",
-    }
-    show_rows("trials", trials, columns, as_json=False)
+    elif html is None:
+        show_row(row, trials)
+    else:
+        out.print(f"{html}: Optuna's plots of {study_id}", highlight=False, soft_wrap=True)
+
+
+def _all_trials(bus: Client, study_id: str) -> list[TrialRow]:
+    """Page by page: one answer holds so many."""
+    found: list[TrialRow] = []
+    while page := bus.trials(study_id, offset=len(found)):
+        found += page
+    return found
+
+
+def _write_plots(file: Path, row: StudyRow, trials: list[TrialRow]) -> None:
+    if not any(trial.phase == "search" and trial.stage == "completed" for trial in trials):
+        raise CommandRefused(f"study {row.study_id} has no completed search trial to plot")
+    try:
+        from tars.automl_worker.plots import plots  # noqa: PLC0415 - an extra, and slow to load
+
+        page = plots(row, trials)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"--html needs {error.name}: pip install 'tars-rl[plots]'") from error
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise CommandRefused(f"{file} was not written: {error.strerror}") from error

@@ -1,17 +1,18 @@
 """Commands about updates: propose, approve, reject, apply, rollback, and their history."""
 
 import math
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.markup import escape
 
 import tars
 from tars.cli.dry_run import try_out
-from tars.cli.output import AsJson, clock, number, out, show_json, show_rows, values_text
+from tars.cli.output import AsJson, clock, gain_text, number, out, show_json, show_rows, values_text
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
+from tars.schemas.update import What
 from tars.schemas.views import UpdateRow
 
 UpdateId = Annotated[str, typer.Argument(metavar="UPDATE", help="Its id, as `tars updates` shows it.")]
@@ -111,12 +112,34 @@ def apply(update_id: UpdateId, *, wait: Wait = False, as_json: AsJson = False) -
     _done(update_id, "released", event, as_json=as_json)
 
 
-def rollback(update_id: UpdateId, *, reason: Why = "", wait: Wait = False, as_json: AsJson = False) -> None:
-    """Take a released update back: its agents return to the values they ran before it."""
+def rollback(
+    update_id: UpdateId,
+    *,
+    reason: Why = "",
+    what: Annotated[
+        str | None, typer.Option("--what", help="values, or all: what was learnt since as well, from the snapshot.")
+    ] = None,
+    over_later: Annotated[bool, typer.Option("--over-later", help="Undo the updates that came after it, too.")] = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a released update back: its agents return to the values they ran before it.
+
+    While its rollout is not over all that they were returns with them; afterwards only if --what all says so.
+    """
     with tars.connect() as bus:
-        bus.roll_back(update_id, reason)
+        bus.roll_back(update_id, reason, what=_what(what), over_later=over_later)
         event = bus.wait_for_update(update_id, rolled_back=True) if wait else None
     _done(update_id, "to be rolled back", event, as_json=as_json)
+
+
+def _what(name: str | None) -> What | None:
+    for known in get_args(What):
+        if name == known:
+            return cast("What", known)
+    if name is None:
+        return None
+    raise typer.BadParameter(f"{name} cannot go back; {' and '.join(get_args(What))} can")
 
 
 def _done(update_id: str, what: str, event: Event | None, *, as_json: bool) -> None:
@@ -165,10 +188,7 @@ def _show_update(row: UpdateRow) -> None:
     out.print(f"[bold]{escape(row.update_id)}[/] {row.stage}: {escape(values_text(row.values))}")
     if row.evidence:
         e = row.evidence
-        out.print(
-            f"evidence {e.verdict}: held-out gain {e.gain:+.3f} (95 % from {e.gain_low:+.3f} to {e.gain_high:+.3f}, "
-            f"{len(e.scores)} seeds, p {e.p_value:.2g}); the search said {e.search_gain:+.3f}"
-        )
+        out.print(f"evidence {e.verdict}: {gain_text(e)}; p {e.p_value:.2g}")
     for entry in row.history:
         who = f" by {entry.by}" if entry.by else ""
         out.print(f"  {clock(entry.at)}  {escape(entry.text)}{escape(who)}", highlight=False)

@@ -89,8 +89,9 @@ def test_a_score_is_a_return_on_the_range_that_was_named() -> None:
     environment.open([1, 2])
     never = environment.evaluate(lambda state: torch.zeros(state.shape[:2], dtype=torch.long), 3, [1, 2])
     always = environment.evaluate(lambda state: torch.ones(state.shape[:2], dtype=torch.long), 3, [1, 2])
-    assert never.tolist() == [0.5, 0.5]
-    assert always.tolist() == pytest.approx([0.05, 0.05])
+    assert never.score.tolist() == [0.5, 0.5]
+    assert always.score.tolist() == pytest.approx([0.05, 0.05])
+    assert never.conflict is never.latency is None
     assert environment.behaviour().isnan().all()
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from examples import ADA, HOLDER
 from tars.automl_worker import app
+from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import Trials, plan
-from tars.automl_worker.plan import Ask, Board
+from tars.automl_worker.steps import Ask
 from tars.automl_worker.trainer import Trainer
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal

@@ -1,65 +1,17 @@
 """What a study does next is a function of its messages: played out here without a server, with made-up scores."""
 
-from collections.abc import Callable, Sequence
-
 import pytest
 
+from played_studies import Measured, answer, better_by, play, started
+from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
 from tars.automl_worker.evidence import LOOKS
-from tars.automl_worker.plan import CANDIDATES, SLOTS, Ask, Board, Wait, held_out_seed
+from tars.automl_worker.plan import CANDIDATES
+from tars.automl_worker.steps import Ask, Wait
+from tars.automl_worker.trials import CONFIRMATION, held_out_seed
 from tars.schemas.evidence import Verdict
 from tars.schemas.hyperparameters import DQN, Value
-from tars.schemas.message import By
-from tars.schemas.study import StudyFinished, StudyStarted
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed
-
-Score = Callable[[RunTrial], float | None]
-"""None: the trial fails."""
-
-
-def started(trials: int = 12, **changes: object) -> StudyStarted:
-    fields = {
-        "study_id": "s", "by": By(principal="ada"), "algorithm": "dqn", "environment": "policy", "base": {"a": 0},
-        "incumbent": DQN.demo_start(), "searched": tuple(DQN.game_search), "trials": trials, "quick": True,
-        "search_episodes": (10, 5), "full_episodes": (50, 10), "sampler": "tpe", "seed": 1, "structural": False,
-        "threshold": 0.03,
-    }  # fmt: skip
-    return StudyStarted.model_validate({**fields, **changes})
-
-
-def answer(board: Board, trials: Sequence[RunTrial], score: Score) -> None:
-    for trial in trials:
-        board.asked[trial.number] = trial
-        found = score(trial)
-        board.outcomes[trial.number] = (
-            TrialFailed(study_id="s", number=trial.number, error="made to fail", holder="t")
-            if found is None
-            else TrialCompleted(study_id="s", number=trial.number, score=found, cpu_seconds=0, holder="t")
-        )
-
-
-def play(study: StudyStarted, score: Score) -> tuple[StudyFinished, Board]:
-    """Ask and answer until the study has finished."""
-    board = Board()
-    while not isinstance(step := plan(study, board), StudyFinished):
-        assert isinstance(step, Ask)
-        answer(board, step.trials, score)
-    return step, board
-
-
-def noise(trial: RunTrial) -> float:
-    """A spread that depends on the seed alone: what pairs share, and a little that they do not."""
-    return (trial.seed % 1000) / 1000 * 0.2 + (trial.number % 7) / 7 * 0.02
-
-
-def better_by(gain: float) -> Score:
-    """Every candidate is better than the incumbent by so much, whatever it is."""
-
-    def score(trial: RunTrial) -> float:
-        same = trial.hyperparameters == DQN.demo_start()
-        return 0.5 + noise(trial) + (0.0 if same else gain)
-
-    return score
+from tars.schemas.trial import RunTrial
 
 
 def test_the_first_trial_is_the_incumbent_and_each_key_that_is_not_searched_stays_its_own() -> None:
@@ -94,7 +46,7 @@ def test_search_trials_are_quick_and_evidence_is_full_length_on_seeds_the_search
 def test_every_held_out_seed_is_trained_by_the_incumbent_and_by_each_open_candidate() -> None:
     study = started()
     _, board = play(study, better_by(0.2))
-    first = [board.asked[study.trials + slot] for slot in range(SLOTS)]
+    first = [board.asked[study.trials + slot] for slot in range(CONFIRMATION.slots)]
     assert {trial.seed for trial in first} == {held_out_seed(study, 0)}
     assert first[0].hyperparameters == study.incumbent
     assert len({tuple(sorted(t.hyperparameters.items())) for t in first}) == CANDIDATES + 1
@@ -112,11 +64,11 @@ def test_candidates_that_are_no_better_end_early_as_not_better() -> None:
     finished, board = play(started(), better_by(0.0))
     assert finished.evidence is not None
     assert finished.evidence.verdict is Verdict.NOT_BETTER
-    assert len(board.asked) == 12 + SLOTS * LOOKS[0]
+    assert len(board.asked) == 12 + CONFIRMATION.slots * LOOKS[0]
 
 
 def test_failed_trials_are_counted_and_never_become_the_champion() -> None:
-    def score(trial: RunTrial) -> float | None:
+    def score(trial: RunTrial) -> Measured:
         return None if trial.phase == "search" and trial.number % 2 else better_by(0.2)(trial)
 
     finished, board = play(started(), score)
@@ -126,7 +78,7 @@ def test_failed_trials_are_counted_and_never_become_the_champion() -> None:
 
 
 def test_a_candidate_whose_held_out_trials_fail_is_not_better() -> None:
-    def score(trial: RunTrial) -> float | None:
+    def score(trial: RunTrial) -> Measured:
         incumbent = trial.hyperparameters == DQN.demo_start()
         return None if trial.phase == "confirmation" and not incumbent else better_by(0.5)(trial)
 

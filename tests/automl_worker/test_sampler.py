@@ -25,10 +25,10 @@ def ask(history: list[Asked], *, seed: int = 0, count: int = 4, sampler: Sampler
 
 def played(rounds: int, seed: int = 0, *, best: float = 3e-3) -> list[Asked]:
     """A search whose score is the nearness of the learning rate to `best`."""
-    history = [Asked(INCUMBENT, 0.3)]
+    history = [Asked(INCUMBENT, (0.3,))]
     for _ in range(rounds):
         points = ask(history, seed=seed)
-        history += [Asked(p, 1 - abs((p["learning_rate"] or 0.0) / best - 1)) for p in points]
+        history += [Asked(p, (1 - abs((p["learning_rate"] or 0.0) / best - 1),)) for p in points]
     return history
 
 
@@ -75,14 +75,14 @@ def test_what_scored_well_is_looked_for_again() -> None:
 def test_a_failed_trial_is_no_place_to_go_back_to() -> None:
     """Everything above a learning rate of 1e-3 failed; what comes next is mostly below."""
     history = played(6, best=5e-4)
-    failing = [Asked(a.point, FAILED_SCORE if (a.point["learning_rate"] or 0) > 1e-3 else a.score) for a in history]
+    failing = [Asked(a.point, (FAILED_SCORE,) if (a.point["learning_rate"] or 0) > 1e-3 else a.values) for a in history]
     rates = [point["learning_rate"] or 0.0 for point in ask(failing, count=8)]
     assert sum(rate <= 1e-3 for rate in rates) >= 6
 
 
 def test_an_incumbent_outside_the_searched_range_does_no_harm() -> None:
     outside = {**INCUMBENT, "learning_rate": 0.09}
-    assert len(ask([Asked(outside, 0.9)])) == 4
+    assert len(ask([Asked(outside, (0.9,))])) == 4
 
 
 @pytest.mark.parametrize(("trials", "size"), [(1, 4), (20, 4), (21, 5), (100, 20), (1000, LARGEST_BATCH)])

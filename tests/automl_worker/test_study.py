@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from examples import ADA, EVIDENCE, GRACE, HOLDER, NOON, RUNNING
 from tars.automl_worker.study import Facts, Study, decide, evolve, replay, whole
 from tars.schemas.errors import Refused
-from tars.schemas.hyperparameters import DQN, Value
+from tars.schemas.hyperparameters import DQN, PPO, Value
 from tars.schemas.running import RunningAgent
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import (
     StartStudy,
     StopStudy,
@@ -72,6 +73,65 @@ def test_without_a_target_a_study_searches_from_the_games_defaults() -> None:
     assert event.base == {}
     assert event.incumbent == dict(DQN.game_defaults)
     assert event.environment == "policy"
+
+
+def test_a_study_of_ppo_elsewhere_starts_with_rollouts_that_fit_into_a_trial() -> None:
+    """SB3's 2048 steps are those of one environment; a trial has 1600 vector steps of 16."""
+    event = started(start(algorithm="ppo", environment="CartPole-v1", score_range=(0, 500)), facts())
+    assert event.incumbent == {**PPO.defaults, "n_steps": 128}
+    assert int(event.incumbent["n_steps"] or 0) * 4 < event.full_episodes[0] * 32
+
+
+SNAPSHOT = SnapshotRef(name="a.run-1.50", agent_id="a", sha256="0" * 64, episode=50, step=1600, version=0)
+
+
+def test_a_study_from_a_snapshot_pins_the_newest_of_each_agent() -> None:
+    hosted = replace(agent("a"), world="world-1")
+    event = started(start(role="policy", start="snapshot"), facts(hosted, snapshots={"a": SNAPSHOT}))
+    assert (event.start, event.snapshots) == ("snapshot", (SNAPSHOT,))
+
+
+def test_a_study_from_a_snapshot_is_refused_where_there_is_none() -> None:
+    asked, hosted = start(role="policy", start="snapshot"), replace(agent("a"), world="world-1")
+    assert "a has no snapshot yet" in refusal(asked, facts(hosted))
+    assert "a is not hosted here" in refusal(asked, facts(agent("a"), snapshots={"a": SNAPSHOT}))
+    by_sb3 = start(role="policy", start="snapshot", trainer="sb3")
+    assert "cannot go on from a snapshot" in refusal(by_sb3, facts(hosted, snapshots={"a": SNAPSHOT}))
+    assert "surrogate" in refusal(asked, facts(hosted, snapshots={"a": SNAPSHOT}, real=False))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "why"),
+    [
+        ({"gamma": RUNNING["gamma"]}, "changes nothing"),
+        ({"gama": 0.9}, "gama is no hyperparameter of dqn"),
+        ({"learning_rate": 5.0}, "learning_rate = 5 is outside"),
+        ({"batch_size": 64.5}, "whole number"),
+    ],
+)
+def test_a_candidate_that_no_agent_could_run_is_refused(candidate: dict[str, Value], why: str) -> None:
+    assert why in refusal(start(role="policy", trials=0, candidates=(candidate,)), facts(agent("a")))
+
+
+def test_candidates_are_weighed_without_a_search() -> None:
+    event = started(start(role="policy", trials=20, candidates=({"gamma": 0.97},)), facts(agent("a")))
+    assert (event.trials, event.candidates) == (0, ({"gamma": 0.97},))
+
+
+def test_what_has_no_conflicts_has_no_other_objective_than_reward() -> None:
+    foreign = {"algorithm": "ppo", "environment": "CartPole-v1", "score_range": (0, 500)}
+    assert "CartPole-v1 tells of no conflicts" in refusal(start(**foreign, objective="pareto"), facts())
+    assert "sb3 tells of no conflicts" in refusal(start(algorithm="ppo", trainer="sb3", objective="penalty"), facts())
+    assert started(start(algorithm="ppo", objective="pareto"), facts()).objective == "pareto"
+
+
+def test_a_search_is_warmed_by_the_newest_distinct_champions() -> None:
+    one, other = {**RUNNING, "gamma": 0.91}, {**RUNNING, "gamma": 0.92}
+    known = facts(agent("a"), champions=(one, one, RUNNING, {"gamma": 0.9}, other))
+    event = started(start(), known)
+    assert [point["gamma"] for point in event.warm] == [0.91, 0.92]
+    assert all(set(point) == set(event.searched) for point in event.warm)
+    assert started(start(role="policy", warm_start=False), known).warm == ()
 
 
 def test_structural_keys_are_searched_only_when_asked() -> None:

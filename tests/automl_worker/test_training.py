@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+from learners import Table
+from tars.agents import checkpoint
 from tars.agents.algorithm import Lane
 from tars.agents.catalogue import ALGORITHMS
-from tars.agents.environments import RoleEnvironment
+from tars.agents.environments import Evaluation, Policy, RoleEnvironment
+from tars.automl_worker import training
 from tars.automl_worker.halving import FEWEST, falls_behind, rungs
 from tars.automl_worker.single_trainer import NoTrainer, resolve
 from tars.automl_worker.training import EVALUATION, Result, group_of, run_group
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Value
+from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.trial import RunTrial
 
 torch.set_num_threads(1)
@@ -42,7 +46,9 @@ def in_a_thread(work: Callable[[], list[Result]]) -> list[Result]:
         return thread.submit(work).result()
 
 
-def run(*trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[str] = ()) -> dict[int, Result]:
+def run(
+    *trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[str] = (), snapshot: bytes | None = None
+) -> dict[int, Result]:
     queue = list(waiting)
 
     def more(like: RunTrial, count: int) -> list[RunTrial]:
@@ -51,7 +57,7 @@ def run(*trials: RunTrial, waiting: Sequence[RunTrial] = (), allowed: Sequence[s
         del queue[:count]
         return taken
 
-    results = in_a_thread(lambda: list(run_group(trials, lambda *_: None, more, allowed)))
+    results = in_a_thread(lambda: list(run_group(trials, lambda *_: None, more, allowed, snapshot)))
     assert len({result.trial.number for result in results}) == len(results)
     return {result.trial.number: result for result in results}
 
@@ -66,8 +72,12 @@ def test_a_trials_score_is_that_of_its_own_lane(algorithm: AlgorithmName) -> Non
     )
     for _ in range(2):
         population.episode()
-    scores = population.evaluate(1, [t.seed ^ EVALUATION for t in asked])
-    assert [found[number].score for number in range(3)] == scores.tolist()
+    score, conflict, latency = population.evaluate(1, [t.seed ^ EVALUATION for t in asked])
+    assert conflict is not None
+    assert latency is not None
+    assert [found[number].score for number in range(3)] == score.tolist()
+    assert [found[number].conflict for number in range(3)] == conflict.tolist()
+    assert [found[number].latency for number in range(3)] == latency.tolist()
 
 
 def test_a_pruned_trials_lane_goes_to_one_that_waits_which_learns_what_it_would_have_learnt_anyway() -> None:
@@ -83,12 +93,111 @@ def test_a_pruned_trials_lane_goes_to_one_that_waits_which_learns_what_it_would_
     assert found[9].pruned_at == 4 or found[9].score == pytest.approx(alone.score, abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def played() -> bytes:
+    """What an A2C agent that has played ten episodes with three others had learnt."""
+    table = Table()
+    table.play(10)
+    return table.snapshot("consensus")
+
+
+REF = SnapshotRef(name="consensus-0.r.10", agent_id="consensus-0", sha256="0" * 64, episode=10, step=80, version=0)
+
+
+def test_trials_from_a_snapshot_go_on_from_what_was_learnt_with_values_and_chance_of_their_own(played: bytes) -> None:
+    seeds, rates = (1, 1, 1, 2), (2e-3, 2e-3, 1e-9, 2e-3)
+    asked = [
+        with_rate(n, rate, seed=seed, snapshot=REF) for n, (seed, rate) in enumerate(zip(seeds, rates, strict=True))
+    ]
+    found = run(*asked, snapshot=played)
+    fresh = run(with_rate(2, 1e-9, seed=1))
+    scores = [found[number].exact_score for number in range(4)]
+    assert scores[0] == scores[1]
+    assert len(set(scores)) == 3
+    assert fresh[2].exact_score is not None
+    assert scores[2] != pytest.approx(fresh[2].exact_score, abs=0.05)
+
+
+def test_a_trial_from_a_snapshot_is_scored_against_the_partners_of_its_moment(played: bytes) -> None:
+    asked = trial(0, snapshot=REF)
+    snapshot = checkpoint.parse(played)
+    environment = RoleEnvironment("consensus", against=snapshot.partners_of("consensus"))
+    population = ALGORITHMS["a2c"](environment, [Lane(1, asked.hyperparameters)])
+    checkpoint.fork(population, 0, snapshot, asked.seed)
+    for _ in range(2):
+        population.episode()
+    found = run(asked, snapshot=played)[0]
+    assert found.score == population.evaluate(1, [asked.seed ^ EVALUATION]).score.item()
+    exact = population.exact_score()
+    assert exact is not None
+    assert found.exact_score == exact.item()
+
+
+def test_a_lane_that_is_refilled_goes_on_from_the_snapshot_as_it_would_alone(played: bytes) -> None:
+    rates = (2e-3, 2e-3, 2e-3, 1e-6, 1e-6, 1e-6)
+    asked = [with_rate(n, rate, train_episodes=8, rungs=(4,), snapshot=REF) for n, rate in enumerate(rates)]
+    late = trial(9, study_id="other", train_episodes=8, rungs=(4,), snapshot=REF)  # of one study nobody is behind
+    found = run(*asked, waiting=[late], snapshot=played)
+    (alone,) = run(late, snapshot=played).values()
+    assert any(result.pruned_at == 4 for result in found.values())
+    assert found[9].exact_score is not None
+    assert found[9].exact_score == pytest.approx(alone.exact_score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "why"),
+    [
+        ({}, b"no bytes of any lane", "these bytes are no snapshot of a lane"),
+        ({"environment": "policy"}, None, "a snapshot of a2c in consensus does not fit a2c in policy"),
+        ({"trainer": "sb3"}, None, "only the population goes on from a snapshot"),
+        ({"training": "surrogate"}, None, "only the population goes on from a snapshot"),
+    ],
+    ids=["garbage", "another role", "another trainer", "surrogate"],
+)
+def test_a_snapshot_that_does_not_fit_fails_each_trial_with_the_reason(
+    played: bytes, changes: dict[str, Any], data: bytes | None, why: str
+) -> None:
+    found = run(*(trial(n, snapshot=REF, **changes) for n in range(2)), snapshot=data or played)
+    assert [result.score for result in found.values()] == [None, None]
+    assert all(why in (result.error or "") for result in found.values())
+
+
 def test_a_trial_that_diverges_fails_alone() -> None:
     found = run(with_rate(0, 2e-3), with_rate(1, 1e30), with_rate(2, 2e-3))
     assert found[1].score is None
     assert "diverged" in (found[1].error or "")
     assert found[0].score is not None
     assert found[2].score is not None
+
+
+@pytest.mark.parametrize("name", Evaluation._fields)
+def test_a_trial_of_which_something_measured_is_not_finite_has_diverged(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(RoleEnvironment):
+        """Its first lane's evaluation ends in something infinite."""
+
+        def evaluate(self, policy: Policy, episodes: int, seeds: Sequence[int]) -> Evaluation:
+            found = super().evaluate(policy, episodes, seeds)
+            getattr(found, name)[0] = math.inf
+            return found
+
+    monkeypatch.setattr(training, "environment_of", lambda *_: Broken("consensus"))
+    found = run(trial(0), trial(1))
+    assert found[0].score is found[0].conflict is found[0].latency is None
+    assert f"{name} inf" in (found[0].error or "")
+    assert (found[0].error or "").startswith("diverged: ")
+    assert found[1].error is None
+    assert found[1].conflict is not None
+
+
+def test_a_surrogate_and_somebodys_function_tell_of_no_conflicts() -> None:
+    for found in (
+        run(trial(0, training="surrogate")),
+        run(trial(0, trainer="foreign:scored"), allowed=["foreign:scored"]),
+    ):
+        assert found[0].score is not None
+        assert found[0].conflict is found[0].latency is None
 
 
 def test_a_trial_that_cannot_begin_fails_with_the_reason_and_the_others_are_trained() -> None:
@@ -117,7 +226,7 @@ def test_a_gymnasium_environment_is_trained_in_and_scored_by_its_range() -> None
     for result in found.values():
         assert result.error is None
         assert 0.01 < (result.score or 0.0) < 1.0
-        assert result.exact_score is None
+        assert result.exact_score is result.conflict is result.latency is None
 
 
 def test_only_alike_trials_share_a_population() -> None:
@@ -128,6 +237,9 @@ def test_only_alike_trials_share_a_population() -> None:
     assert group_of(trial(1, train_episodes=3)) != base
     assert group_of(trial(1, trainer="sb3")) != group_of(trial(2, trainer="sb3"))
     assert group_of(trial(1, hyperparameters={})) == "s.1"
+    snapshots = [group_of(trial(n, snapshot=REF)) for n in range(2)]
+    assert snapshots[0] == snapshots[1] != base
+    assert group_of(trial(1, snapshot=REF.model_copy(update={"sha256": "1" * 64}))) != snapshots[0]
 
 
 def test_the_worse_half_falls_behind_and_few_or_equal_ones_do_not() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as some
 from examples import AGENT, CHANGE, EVIDENCE, NOON, RUNNING
 from tars.dashboard import charts
 from tars.dashboard.differences import differences
-from tars.schemas.evidence import PairedScore
+from tars.schemas.evidence import KeyWorth, PairedScore
+from tars.schemas.study import FrontPoint
 from tars.schemas.views import AgentPoint, TrialRow, UpdateRow
 
 POINTS = [
@@ -26,10 +27,15 @@ UPDATE = UpdateRow(
 TRIALS = [
     TrialRow(
         study_id="s", number=n, phase="search", stage="completed", hyperparameters=RUNNING, seed=n, train_episodes=1,
-        score=score,
+        score=score, conflict=score / 4, latency=score / 8,
     )
     for n, score in enumerate((0.2, 0.1, 0.6))
 ]  # fmt: skip
+FRONT = [FrontPoint(number=n, hyperparameters=CHANGE, score=n / 9, conflict=n / 99, latency=0.1) for n in (2, 7)]
+WORTH = [
+    KeyWorth(key=key, before=0.99, after=0.95, gain=gain, gain_low=gain - 0.1, gain_high=gain + 0.1, seeds=8, kept=kept)
+    for key, gain, kept in (("gamma", 0.25, True), ("tau", -0.01, False))
+]
 PICTURES = {
     "spark": (charts.SPARK, charts.score_frame(POINTS)),
     "score": (charts.SCORE, charts.score_frame(POINTS)),
@@ -38,6 +44,9 @@ PICTURES = {
     "gain": (charts.GAIN, charts.gain_frame(EVIDENCE)),
     "timeline": (charts.TIMELINE, charts.timeline_frame([UPDATE])),
     "trials": (charts.TRIALS, charts.trials_frame(TRIALS)),
+    "importances": (charts.IMPORTANCES, charts.importances_frame({"gamma": 0.25, "tau": 0.75})),
+    "front": (charts.FRONT, charts.front_frame(FRONT, TRIALS)),
+    "worth": (charts.WORTH, charts.worth_frame(WORTH)),
 }
 
 
@@ -88,6 +97,23 @@ def test_every_held_out_seed_is_drawn_once_the_largest_loss_first(scores: list[t
 
 def test_the_best_score_never_falls() -> None:
     assert charts.trials_frame(TRIALS)["best"].tolist() == [0.2, 0.2, 0.6]
+
+
+def test_a_trial_on_the_front_is_drawn_once() -> None:
+    frame = charts.front_frame(FRONT, TRIALS)
+    assert dict(zip(frame["number"], frame["front"], strict=True)) == {0: False, 1: False, 2: True, 7: True}
+    assert len(frame) == 4
+
+
+def test_the_most_important_key_comes_first() -> None:
+    assert charts.importances_frame({"gamma": 0.25, "tau": 0.75})["name"].tolist() == ["tau", "gamma"]
+
+
+def test_worth_is_in_percentage_points_and_says_what_was_dropped() -> None:
+    frame = charts.worth_frame(WORTH)
+    assert frame[["name", "gain", "kept"]].to_numpy().tolist() == [
+        ["gamma 0.99 → 0.95", 25.0, "kept"], ["tau 0.99 → 0.95", -1.0, "dropped"],
+    ]  # fmt: skip
 
 
 def test_times_keep_their_zone() -> None:

@@ -4,14 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ledgers import SNAPSHOT
 from stage import Stage, forget_process, show, start_agent, texts, until, workers
 from streamlit.testing.v1 import AppTest
 
 from examples import AGENT, CHANGE, EVIDENCE, GRACE, LATER, READ_BACK, RUNNING
+from played_studies import Score, better_by, play, started
 from tars.dashboard.app import PAGES
 from tars.producers.client import connect
 from tars.runtime.servers import start_nats, start_valkey
 from tars.runtime.settings import Settings
+from tars.schemas.evidence import KeyWorth
+from tars.schemas.hyperparameters import DQN
+from tars.schemas.study import StudyFinished, StudyStarted
+from tars.schemas.trial import RunTrial
 from tars.schemas.update import UpdateApproved, UpdateConfirmed, UpdateProposed, UpdateReloaded
 
 START = Path(__file__).parents[2] / "dashboard" / "entry" / "start.py"
@@ -151,8 +157,58 @@ def test_all_changes_are_listed_with_stage_and_reason(stage: Stage) -> None:
     assert row[["update", "stage", "sets", "why"]].tolist() == ["u-listed", "rejected", "gamma 0.96", "seen enough"]
 
 
+def publish_study(stage: Stage, study: StudyStarted, score: Score) -> StudyFinished:
+    """A whole study, played out; until the page can see its end."""
+    finished, board = play(study, score)
+    stage.publish(study, *board.asked.values(), *board.outcomes.values(), finished)
+    until(lambda: (row := stage.client.study(study.study_id)) and row.stage == "finished")
+    until(lambda: "finished" in texts(show("studies", id=study.study_id)))
+    return finished
+
+
+def test_a_study_is_shown_with_its_aim_its_front_its_importances_and_what_each_key_is_worth(stage: Stage) -> None:
+    def score(trial: RunTrial) -> tuple[float, float, float]:
+        changed = trial.hyperparameters["learning_rate"] != DQN.demo_start()["learning_rate"]
+        return 0.5 + 0.3 * changed + (trial.seed % 97) / 970, 0.1 - (trial.number % 5) / 100, 0.2
+
+    found = publish_study(stage, started(12, study_id="s-pareto", objective="pareto", explain=True), score)
+    assert found.front
+    assert found.evidence is not None
+    assert found.evidence.worth
+    page = show("studies", id="s-pareto")
+    assert "Objective: score, conflict and latency apart; trials are trained from fresh weights." in texts(page)
+    assert "The Pareto front in colour" in texts(page)
+    assert "Importances: by which keys the good trials differ from all." in texts(page)
+    assert "What each key is worth" in texts(page)
+    trials = page.dataframe[0].value
+    assert {"conflict", "latency"} <= set(trials.columns)
+
+
+def test_a_fork_is_shown_by_its_candidates_though_nothing_was_searched(stage: Stage) -> None:
+    candidates = ({"learning_rate": 5e-4}, {"gamma": 0.95})
+    snapshot = SNAPSHOT.model_copy(update={"agent_id": "a"})
+    fork = started(0, study_id="s-fork", candidates=candidates, start="snapshot", snapshots=(snapshot,), explain=False)
+    publish_study(stage, fork, better_by(0.2))
+    page = show("studies", id="s-fork")
+    assert "Nothing is searched: candidates that were given are weighed." in texts(page)
+    assert "trained on from a snapshot of the running agent" in texts(page)
+    weighed = page.dataframe[1].value
+    assert weighed[["changes", "seeds", "verdict"]].to_numpy().tolist() == [
+        ["learning_rate 0.0005", 8, "BETTER"], ["gamma 0.95", 8, "BETTER"],
+    ]  # fmt: skip
+
+
+def test_an_update_says_what_each_of_its_keys_is_worth(stage: Stage) -> None:
+    worth = KeyWorth(key="gamma", before=0.99, after=0.95, gain=0.1, gain_low=0.05, gain_high=0.15, seeds=16, kept=True)
+    stage.propose("u-worth", CHANGE, EVIDENCE.model_copy(update={"worth": (worth,), "conflict_gain": -0.0125}))
+    page = show("approvals")
+    assert "What each key is worth: the loss on held-out seeds when it alone is put back." in texts(page)
+    assert "conflicts a step -0.013" in texts(page)
+    stage.client.reject("u-worth")
+
+
 def test_what_does_not_exist_is_said_to_be_missing(stage: Stage) -> None:
-    for name in ("agents", "changes"):
+    for name in ("agents", "changes", "studies"):
         assert "There is no" in texts(show(name, id="nobody"))
 
 

@@ -10,13 +10,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import redis
 
-from tars.producers.client import connect
+from tars.producers.client import Client, connect
 from tars.producers.commands import CommandRefused, OutcomeUnknown
 from tars.runtime.bus import connect_bus
 from tars.runtime.view_store import RedisViews
@@ -24,7 +24,13 @@ from tars.schemas.hyperparameters import Value
 
 pytestmark = pytest.mark.slow
 START_SECONDS = 90.0
-ENVIRONMENT = os.environ | {"ACK_WAIT_SECONDS": "3", "RATE_LIMIT_PER_MINUTE": "0", "TARS_USER": "ada"}
+ROLLOUT_SECONDS = 240.0
+"""Window before the change, and short watches after it, at an episode a second."""
+ENDS = {"update.confirmed.v1", "update.rolled-back.v1"}
+"""What a watch of live learners finds differs from run to run."""
+ENVIRONMENT = os.environ | {
+    "ACK_WAIT_SECONDS": "3", "RATE_LIMIT_PER_MINUTE": "0", "TARS_USER": "ada", "WATCH_EPISODES": "10",
+}  # fmt: skip
 
 
 def until(condition: Callable[[], object], seconds: float = 40.0) -> None:
@@ -50,7 +56,9 @@ def up(folder: Path) -> Iterator["subprocess.Popen[str]"]:
         try:
             until(lambda: endpoints(folder) or process.poll() is not None, START_SECONDS)
             assert process.poll() is None, (folder.parent / "up.log").read_text()[-2000:]
-            yield process
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("TARS_DATA", str(folder))  # where scripts find the operator's key
+                yield process
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
@@ -58,6 +66,18 @@ def up(folder: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def values(rate: float) -> dict[str, Value]:
     return {"learning_rate": rate, "gamma": 0.95}
+
+
+def rates(bus: Client) -> set[Value]:
+    """Learning rates that the policy agents run."""
+    return {row.values["learning_rate"] for row in bus.agents() if row.role == "policy"}
+
+
+def take_back(bus: Client, update_id: str) -> None:
+    """Roll back, and wait for it; its watch may have been faster."""
+    with suppress(CommandRefused):
+        bus.roll_back(update_id, "only to see")
+    assert bus.wait_for_update(update_id, timeout=60, rolled_back=True).kind == "update.rolled-back.v1"
 
 
 def pid_of(folder: Path, server: str) -> int:
@@ -94,14 +114,33 @@ def test_a_script_proposes_approves_waits_and_rolls_back(folder: Path) -> None:
     with connect(str(endpoints(folder)["nats"]), user="ada") as bus:
         update = bus.propose(values(1e-3), role="policy", reason="by hand")
         update.approve("small")
-        assert update.wait(60).kind == "update.confirmed.v1"
-        until(lambda: all(row.values["learning_rate"] == 1e-3 for row in bus.agents() if row.role == "policy"))
+        until(lambda: 1e-3 in rates(bus), ROLLOUT_SECONDS)
         assert update.roll_back("only to see").kind == "update.rolled-back.v1"
         until(lambda: (row := bus.update(update.update_id)) is not None and row.stage == "rolled back")
         row = bus.update(update.update_id)
     assert row is not None
-    assert [entry.by for entry in row.history if entry.by] == ["ada (unsigned)"] * 5
+    assert [entry.by for entry in row.history if entry.by] == ["ada"] * 5
     assert all(back.equal and back.weights_kept and back.buffer_kept for back in row.read_backs)
+
+
+def test_who_has_no_key_is_refused_and_a_single_operator_is_marked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = str(endpoints(folder)["nats"])
+    with connect(address) as bus:
+        update = bus.propose(values(4e-3), agents=("policy-0",))
+        monkeypatch.setenv("TARS_DATA", str(folder / "elsewhere"))
+        with connect(address, user="mallory") as nobody, pytest.raises(CommandRefused, match="it is not signed"):
+            nobody.approve(update.update_id)
+        update.approve("my own")
+        take_back(bus, update.update_id)
+        until(lambda: (row := bus.update(update.update_id)) is not None and row.stage == "rolled back")
+        row = bus.update(update.update_id)
+    assert row is not None
+    assert row.approved_by == "ada (single operator)"
+    refusal = next(entry for entry in row.history if "refused" in entry.kind)
+    assert (refusal.by, "it is not signed" in refusal.text) == ("mallory (unsigned)", True)
+    assert (folder / "keys" / "operator.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_everything_wrong_with_a_proposal_is_said_at_once(folder: Path) -> None:
@@ -138,9 +177,11 @@ def test_approving_and_rejecting_at_once_has_one_outcome(folder: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
+        if "approve" in outcomes:
+            take_back(bus, update.update_id)
         last = update.wait(60)
     assert sum("refused" not in outcome for outcome in outcomes) == 1, outcomes
-    assert last.kind == ("update.confirmed.v1" if "approve" in outcomes else "update.rejected.v1")
+    assert last.kind == ("update.rolled-back.v1" if "approve" in outcomes else "update.rejected.v1")
 
 
 def test_an_unknown_and_a_finished_update_cannot_be_approved(folder: Path) -> None:
@@ -169,7 +210,8 @@ def test_an_unreadable_configuration_is_put_aside_and_the_agent_goes_on(folder: 
         until(lambda: next(row.episode for row in bus.agents() if row.agent_id == "policy-1") > before)
         update = bus.propose(values(6e-3), agents=("policy-1",))
         update.approve("the next one goes through")
-        assert update.wait(60).kind == "update.confirmed.v1"
+        until(lambda: 6e-3 in rates(bus), ROLLOUT_SECONDS)
+        take_back(bus, update.update_id)
 
 
 def test_redis_that_dies_is_rebuilt_from_the_ledger(folder: Path) -> None:
@@ -205,19 +247,22 @@ def test_a_killed_nats_server_comes_back_and_nothing_is_lost(folder: Path) -> No
 
         until(proposed)
         bus.approve("after-the-fault")
-        assert bus.wait_for_update("after-the-fault", timeout=60).kind == "update.confirmed.v1"
+        until(lambda: 4e-3 in rates(bus), ROLLOUT_SECONDS)
+        take_back(bus, "after-the-fault")
         until(lambda: known | {"after-the-fault"} == {row.update_id for row in bus.updates()})
 
 
-def test_a_second_start_goes_on_with_ledger_and_values(tmp_path: Path) -> None:
+def test_a_second_start_goes_on_with_ledger_values_and_the_rollout_in_hand(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with up(data) as process, connect(str(endpoints(data)["nats"])) as bus:
+        before = rates(bus)
         update = bus.propose(values(5e-3), role="policy")
         update.approve()
-        update.wait(60)
+        until(lambda: 5e-3 in rates(bus), ROLLOUT_SECONDS)
     assert process.returncode == 0
     assert endpoints(data) == {}
     with up(data), connect(str(endpoints(data)["nats"])) as bus:
-        until(lambda: sum(row.state == "running" and row.applied > 0 for row in bus.agents()) == 2)
-        assert {row.values["learning_rate"] for row in bus.agents() if row.role == "policy"} == {5e-3}
+        last = bus.wait_for_update(update.update_id, timeout=ROLLOUT_SECONDS)
+        assert last.kind in ENDS
+        until(lambda: rates(bus) == ({5e-3} if last.kind == "update.confirmed.v1" else before))
         assert [row.update_id for row in bus.updates()] == [update.update_id]

@@ -7,7 +7,7 @@ from nats.js.errors import APIError
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import NotProvisioned, check_provisioned, provision
 from tars.runtime.servers import Server
-from tars.schemas.streams import DURABLES, STREAMS
+from tars.schemas.streams import BUCKETS, DURABLES, STREAMS
 
 pytestmark = pytest.mark.anyio
 
@@ -15,7 +15,8 @@ pytestmark = pytest.mark.anyio
 async def test_provisioning_twice_changes_nothing(bus: Bus) -> None:
     again = await provision(bus.jetstream, ack_wait=2.0)
     assert set(again.values()) == {"unchanged"}
-    assert set(again) == set(STREAMS) | {f"{d.stream}/{d.name}" for d in DURABLES.values()}
+    stores = {bucket.stream for bucket in BUCKETS.values()}
+    assert set(again) == set(STREAMS) | stores | {f"{d.stream}/{d.name}" for d in DURABLES.values()}
 
 
 async def test_a_drifted_durable_is_put_right(bus: Bus) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from examples import EXAMPLES
 from tars.schemas.errors import Malformed, NewerVersion, Poison, UnknownKind
 from tars.schemas.streams import (
+    BUCKETS,
     DURABLES,
     KINDS,
     ROLES,
@@ -53,6 +54,17 @@ def test_what_a_server_can_never_change_of_a_stream_is_frozen() -> None:
     """Renaming one of these means a new stream and a copy of all its messages: the ledger lives for ever."""
     found = {s.name: (s.subjects, s.retention, s.allow_atomic, s.append_only, s.asynchronous) for s in STREAMS.values()}
     assert found == IRREVERSIBLE
+
+
+def test_the_stream_behind_the_snapshots_is_an_object_store_to_every_client() -> None:
+    found = {bucket.name: (bucket.stream, bucket.subjects) for bucket in BUCKETS.values()}
+    assert found == {"SNAPSHOTS": ("OBJ_SNAPSHOTS", ("$O.SNAPSHOTS.C.>", "$O.SNAPSHOTS.M.>"))}
+
+
+def test_a_role_reads_what_there_is_and_keeps_only_buckets() -> None:
+    for rights in ROLES.values():
+        assert set(rights.reads) <= set(STREAMS) | set(BUCKETS)
+        assert set(rights.keeps) <= set(BUCKETS)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

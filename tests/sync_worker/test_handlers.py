@@ -10,7 +10,7 @@ from story import ADA, BOB, CHANGE, VALUES, evidence
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings
-from tars.schemas.agent import AgentStarted
+from tars.schemas.agent import AgentReported, AgentStarted
 from tars.schemas.evidence import Evidence, Verdict
 from tars.schemas.message import Answer, By
 from tars.schemas.study import StudyFinished, StudyStarted
@@ -53,6 +53,10 @@ async def agent(bus: Bus) -> None:
         applied_version=0,
     )  # fmt: skip
     await bus.publish(started, id="a-started")
+
+
+def report(*, episode: int, run_id: str = "r") -> AgentReported:
+    return AgentReported(agent_id="a", run_id=run_id, episode=episode, step=1, score=0.5, version=0)
 
 
 async def ask(bus: Bus, command: UpdateCommand, command_id: str, by: By = ADA) -> Answer:
@@ -143,6 +147,7 @@ async def test_a_champion_is_proposed_by_who_started_its_study(
     bus: Bus, settings: Settings, agent: None, mode: str, verbs: list[str]
 ) -> None:
     await finish_study(bus, "s", evidence(Verdict.BETTER))
+    await bus.publish(report(episode=49), id="report")
     async with at_work(settings.model_copy(update={"approval_mode": mode})):
         await nothing_waits(bus)
         events = await events_of(bus, "u-s")
@@ -152,6 +157,25 @@ async def test_a_champion_is_proposed_by_who_started_its_study(
     assert [event.kind.split(".")[1] for event in events][: len(verbs)] == verbs
     assert len(events) >= len(verbs)
     assert (len(events) == 1) == (mode == "manual")
+
+
+@pytest.mark.parametrize(
+    ("episode", "run_id", "why"),
+    [(50, "r", "a has run 51 episodes"), (3, "r-0", "nobody knows how many"), (None, "r", "nobody knows")],
+)
+async def test_a_champion_from_scratch_waits_for_a_person_where_its_agent_has_run_longer_than_a_trial(
+    bus: Bus, settings: Settings, agent: None, episode: int | None, run_id: str, why: str
+) -> None:
+    if episode is not None:
+        await bus.publish(report(episode=episode, run_id=run_id), id="report")
+    else:
+        await bus.jetstream.publish("tars.report.agent.reported.v1.a", b"{", stream="REPORTS")
+    await finish_study(bus, "s", evidence(Verdict.BETTER))
+    async with at_work(settings.model_copy(update={"approval_mode": "autonomous_threshold"})):
+        await nothing_waits(bus)
+    (proposed,) = await events_of(bus, "u-s")
+    assert isinstance(proposed, UpdateProposed)
+    assert why in proposed.doubt
 
 
 async def test_nothing_is_proposed_without_proof_or_target_or_when_it_is_switched_off(

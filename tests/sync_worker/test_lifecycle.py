@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from story import ADA, AGENTS, BOB, CHANGE, NOW, VALUES, agent, evidence, given
 from tars.schemas.errors import Refused
 from tars.schemas.evidence import Evidence, Verdict
-from tars.schemas.message import By
+from tars.schemas.message import By, Signed
 from tars.schemas.running import RunningAgent
 from tars.schemas.update import (
+    APPLY_WITHIN,
     ApplyUpdate,
     ApproveUpdate,
     ProposeUpdate,
@@ -41,11 +42,16 @@ APPROVE, REJECT = ApproveUpdate(update_id="u"), RejectUpdate(update_id="u")
 APPLY, ROLL_BACK = ApplyUpdate(update_id="u"), RollBackUpdate(update_id="u", reason="worse")
 PROPOSED = UpdateProposed(
     update_id="u", by=ADA, values=CHANGE, base=BASE, before={"a": VALUES, "b": VALUES}, evidence=None, study_id=None,
-    reason="", expires_at=NOW + EXPIRY, strictness="medium", content=content_of(CHANGE, BASE, None),
+    reason="", expires_at=NOW + EXPIRY, strictness="medium", content="",
 )  # fmt: skip
-APPROVED = UpdateApproved(update_id="u", by=ADA, mode="manual", reason="", hold=False)
+CONTENT = content_of(PROPOSED).digest()
+PROPOSED = PROPOSED.model_copy(update={"content": CONTENT})
+APPROVED = UpdateApproved(
+    update_id="u", by=ADA, mode="manual", reason="", hold=False, apply_until=NOW + APPLY_WITHIN, single_operator=True
+)
 HELD = APPROVED.model_copy(update={"hold": True})
 RELEASED = UpdateReleased(update_id="u", by=ADA)
+SIGNED = Signed(key="k", id="c", subject="s", body="{}", signature="")
 STARTED = UpdateStarted(update_id="u", agents=("a", "b"))
 CONFIRMED = UpdateConfirmed(update_id="u")
 REJECTED = UpdateRejected(update_id="u", by=ADA, reason="")
@@ -113,8 +119,10 @@ def test_a_pending_update_can_be_rejected_a_released_one_only_rolled_back() -> N
 
 
 def test_a_released_update_can_be_taken_back_also_after_confirmation_and_once() -> None:
-    given(PROPOSED, APPROVED, RELEASED).when(ROLL_BACK).then(WANTED_BACK)
-    given(*LIVE).when(ROLL_BACK).then(WANTED_BACK)
+    given(PROPOSED, APPROVED, RELEASED).when(ROLL_BACK).then(WANTED_BACK.model_copy(update={"what": "all"}))
+    given(*LIVE).when(ROLL_BACK).then(WANTED_BACK.model_copy(update={"what": "values"}))
+    whole = ROLL_BACK.model_copy(update={"what": "all"})
+    given(*LIVE).when(whole).then(WANTED_BACK.model_copy(update={"what": "all"}))
     given(*LIVE, WANTED_BACK).when(ROLL_BACK).then()
     given(*LIVE, WANTED_BACK, ROLLED_BACK).when(ROLL_BACK).then_refused("update is rolled back")
 
@@ -143,6 +151,33 @@ def test_an_expired_update_can_be_neither_approved_nor_applied() -> None:
     given(PROPOSED, HELD).where(time=late).when(APPLY).then_refused("expired")
 
 
+def test_an_approval_is_of_the_content_that_was_proposed_until_a_moment_to_come() -> None:
+    named = APPROVE.model_copy(update={"content": CONTENT, "apply_until": NOW + timedelta(hours=1)})
+    given(PROPOSED).when(named).then_kinds("approved", "released")
+    given(PROPOSED).when(APPROVE.model_copy(update={"content": "0" * 64})).then_refused("approves another content")
+    given(PROPOSED).where(signed=SIGNED).when(APPROVE).then_refused("names the content it approves")
+    given(PROPOSED.model_copy(update={"values": {"gamma": 0.5}})).when(named).then_refused("not what was proposed")
+    given(PROPOSED).where(time=NOW + timedelta(hours=2)).when(named).then_refused("applying it until")
+    held = HELD.model_copy(update={"apply_until": NOW})
+    given(PROPOSED, held).where(time=NOW + timedelta(seconds=1)).when(APPLY).then_refused("applying it until")
+
+
+def test_an_approval_is_kept_as_it_was_signed() -> None:
+    named = APPROVE.model_copy(update={"content": CONTENT})
+    approved, _ = given(PROPOSED).where(signed=SIGNED, by=BOB).when(named).events()
+    assert isinstance(approved, UpdateApproved)
+    assert (approved.signed, approved.by, approved.single_operator) == (SIGNED, BOB, False)
+
+
+def test_who_may_not_is_refused_and_cannot_spoil_an_id_that_is_still_to_come() -> None:
+    given(PROPOSED).where(barred="it is not signed").when(APPROVE).then_refused("it is not signed")
+    given(PROPOSED).where(barred="it is not signed").when(PROPOSE).then_refused("it is not signed")
+    for command in (PROPOSE, APPROVE):
+        given().where(barred="it is not signed").when(command).then_answered(
+            "it is not signed" if command is PROPOSE else "no update"
+        )
+
+
 def test_four_eyes_keep_a_proposer_from_approving() -> None:
     given(PROPOSED).where(four_eyes=True).when(APPROVE).then_refused("four eyes")
     given(PROPOSED).where(four_eyes=True, by=BOB).when(APPROVE).then_kinds("approved", "released")
@@ -168,7 +203,37 @@ def test_a_command_that_is_late_or_one_too_many_is_refused() -> None:
     ],
 )
 def test_a_mode_approves_by_itself_only_what_it_may(mode: str, found: Evidence | None, verbs: tuple[str, ...]) -> None:
-    given().where(mode=mode).when(PROPOSE.model_copy(update={"evidence": found})).then_kinds(*verbs)
+    young = {"a": 10, "b": 50}
+    given().where(mode=mode, episodes=young).when(PROPOSE.model_copy(update={"evidence": found})).then_kinds(*verbs)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "why"),
+    [
+        ({"a": 50, "b": 51}, "trains 50 episodes from scratch, b has run 51 episodes: a study with start=snapshot"),
+        ({"a": 800, "b": 900}, "a has run 800 episodes and 1 more"),
+        ({"a": 1}, "b has run nobody knows how many episodes"),
+    ],
+)
+def test_evidence_from_scratch_is_left_to_a_person_for_agents_that_are_older_than_a_trial(
+    episodes: dict[str, int], why: str
+) -> None:
+    propose = PROPOSE.model_copy(update={"evidence": evidence(Verdict.BETTER)})
+    old = given().where(mode="autonomous_threshold", episodes=episodes)
+    (proposed,) = old.when(propose).events()
+    assert isinstance(proposed, UpdateProposed)
+    assert why in proposed.doubt
+    forked = PROPOSE.model_copy(update={"evidence": evidence(Verdict.BETTER, start="snapshot")})
+    old.when(forked).then_kinds("proposed", "approved", "released")
+    given().where(mode="autonomous_all", episodes=episodes).when(propose).then_kinds("proposed", "approved", "released")
+
+
+def test_nothing_is_doubted_that_no_mode_would_have_approved() -> None:
+    for mode, found in (("manual", Verdict.BETTER), ("autonomous_threshold", Verdict.INCONCLUSIVE)):
+        propose = PROPOSE.model_copy(update={"evidence": evidence(found)})
+        (proposed,) = given().where(mode=mode).when(propose).events()
+        assert isinstance(proposed, UpdateProposed)
+        assert proposed.doubt == ""
 
 
 def test_no_mode_approves_what_is_invalid() -> None:

@@ -2,17 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
-from nats.aio.msg import Msg
 
+from interruptions import dies_at, interrupted
 from story import ADA, AGENTS, CHANGE, NOW, VALUES
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
-from tars.runtime.leases import RESUMPTIONS, Lease, hold
+from tars.runtime.leases import RESUMPTIONS, hold
 from tars.schemas.agent import ConfigureAgent
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
 from tars.schemas.streams import configure_subject
@@ -28,6 +27,7 @@ from tars.schemas.update import (
     UpdateRollBackRequested,
     UpdateRolledBack,
 )
+from tars.sync_worker.fleet import Fleet
 from tars.sync_worker.lifecycle import Facts, Stage, Update, decide, replay
 from tars.sync_worker.rollout import Rollout
 
@@ -65,7 +65,7 @@ class Stuck(Learner):
         """It is heard, and never applied."""
 
 
-class Fleet:
+class Agents:
     """Live agents over those learners, on the bus."""
 
     def __init__(self, bus: Bus) -> None:
@@ -84,8 +84,8 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(bus: Bus) -> AsyncIterator[Fleet]:
-    fleet = Fleet(bus)
+async def fleet(bus: Bus) -> AsyncIterator[Agents]:
+    fleet = Agents(bus)
     yield fleet
     await fleet.leave()
 
@@ -136,60 +136,26 @@ async def run(bus: Bus, *stages: Stage) -> tuple[UpdateEvent, ...]:
     return events
 
 
-class Dies(Exception):
-    """The process ends here."""
-
-
-class Interrupted(Lease[UpdateEvent]):
-    """A lease during whose appends, counted from 0, something else happens first; an error there ends its holder."""
-
-    happens: Callable[[int], Awaitable[None]]
-    appends = 0
-
-    async def append(self, decide: Callable[[History[UpdateEvent]], Sequence[UpdateEvent]]) -> tuple[UpdateEvent, ...]:
-        await self.happens(self.appends)
-        self.appends += 1
-        return await super().append(decide)
-
-
-async def interrupted(bus: Bus, happens: Callable[[int], Awaitable[None]]) -> Msg:
-    """Begin a rollout whose holder is interrupted; return its leasing message, to be given back."""
-    subscription = await bus.jetstream.pull_subscribe_bind(consumer="run-rollout", stream="EVENTS")
-    [message] = await subscription.fetch(1, timeout=5)
-    lease = Interrupted(bus, message, "first")
-    lease.happens = happens
-    with suppress(Dies):
-        await rollout(bus)(lease)
-    return message
-
-
-def dies_at(append: int) -> Callable[[int], Awaitable[None]]:
-    async def happens(number: int) -> None:
-        if number == append:
-            raise Dies
-
-    return happens
-
-
 async def confirmed(bus: Bus) -> None:
     """Run a rollout by hand: a cancelled holder's last request would take the next lease with it."""
-    message = await interrupted(bus, dies_at(-1))
+    message = await interrupted(bus, rollout(bus), dies_at(-1))
     await message.ack_sync()
     await ended(bus, Stage.CONFIRMED)
 
 
-async def test_every_agent_is_configured_with_the_whole_set_and_read_back(bus: Bus, fleet: Fleet) -> None:
+async def test_every_agent_is_configured_with_the_whole_set_and_read_back(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
     events = await run(bus, Stage.CONFIRMED)
-    reloaded = next(event for event in events if isinstance(event, UpdateReloaded))
-    assert {back.agent_id: back.effective for back in reloaded.read_backs} == {n: {**VALUES, **CHANGE} for n in "ab"}
+    backs = replay(events).read_backs
+    assert {back.agent_id: back.effective for back in backs} == {n: {**VALUES, **CHANGE} for n in "ab"}
+    assert [event.stage for event in events if isinstance(event, UpdateReloaded)] == ["canary", "rest"]
     assert isinstance(events[-1], UpdateConfirmed)
     assert [c.values for c in await configurations(bus, "a")] == [{**VALUES, **CHANGE}]
 
 
-async def test_a_read_back_that_differs_takes_the_values_back_everywhere(bus: Bus, fleet: Fleet) -> None:
+async def test_a_read_back_that_differs_takes_the_values_back_everywhere(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
     await fleet.join(Learner("b", reads=drifts))
     await release(bus)
@@ -202,7 +168,7 @@ async def test_a_read_back_that_differs_takes_the_values_back_everywhere(bus: Bu
 
 
 @pytest.mark.slow
-async def test_an_agent_that_says_nothing_takes_the_update_back_and_is_named(bus: Bus, fleet: Fleet) -> None:
+async def test_an_agent_that_says_nothing_takes_the_update_back_and_is_named(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
     await release(bus)
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
@@ -213,7 +179,7 @@ async def test_an_agent_that_says_nothing_takes_the_update_back_and_is_named(bus
 
 
 @pytest.mark.slow
-async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Fleet) -> None:
+async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
@@ -227,7 +193,7 @@ async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Fleet) 
 
 
 @pytest.mark.slow
-async def test_of_two_updates_for_one_agent_the_second_is_taken_back_and_told_why(bus: Bus, fleet: Fleet) -> None:
+async def test_of_two_updates_for_one_agent_the_second_is_taken_back_and_told_why(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus, "first")
@@ -243,7 +209,7 @@ async def test_of_two_updates_for_one_agent_the_second_is_taken_back_and_told_wh
 
 
 @pytest.mark.slow
-async def test_weights_that_change_during_a_reload_take_it_back(bus: Bus, fleet: Fleet) -> None:
+async def test_weights_that_change_during_a_reload_take_it_back(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
     await fleet.join(Learner("b", weights="other"))
     await release(bus)
@@ -252,7 +218,7 @@ async def test_weights_that_change_during_a_reload_take_it_back(bus: Bus, fleet:
     assert last.reason == "b: its weights changed during the reload"
 
 
-async def test_an_agent_that_stops_before_it_reads_back_takes_the_update_back(bus: Bus, fleet: Fleet) -> None:
+async def test_an_agent_that_stops_before_it_reads_back_takes_the_update_back(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
     stuck = await fleet.join(Stuck("b"))
     await release(bus)
@@ -271,7 +237,7 @@ async def test_an_agent_that_stops_before_it_reads_back_takes_the_update_back(bu
 
 
 @pytest.mark.slow
-async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(bus: Bus, fleet: Fleet) -> None:
+async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
@@ -287,29 +253,36 @@ async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(b
     assert [c.update_id for c in await configurations(bus, "a")] == ["u", "later"]
 
 
-class Slow(Rollout):
-    """A rollout that is held up just before it configures the second agent."""
+class SlowFleet(Fleet):
+    """A fleet whose second agent is reached late."""
 
     reached, go_on = asyncio.Event(), asyncio.Event()
 
-    async def _send(self, command: ConfigureAgent) -> int:
+    async def send(self, command: ConfigureAgent, message_id: str) -> int:
         if (command.agent_id, command.purpose) == ("b", "update"):
             self.reached.set()
             await self.go_on.wait()
-        return await super()._send(command)
+        return await super().send(command, message_id)
 
 
-async def test_what_is_taken_back_while_it_is_being_sent_reaches_no_further_agent(bus: Bus, fleet: Fleet) -> None:
+class Slow(Rollout):
+    """A rollout that is held up just before it configures the second agent."""
+
+    def _fleet(self) -> Fleet:
+        return SlowFleet(self.bus, self.accept_seconds, self.apply_seconds)
+
+
+async def test_what_is_taken_back_while_it_is_being_sent_reaches_no_further_agent(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
-    Slow.reached, Slow.go_on = asyncio.Event(), asyncio.Event()
+    SlowFleet.reached, SlowFleet.go_on = asyncio.Event(), asyncio.Event()
     slow = Slow(bus, accept_seconds=0.5, apply_seconds=1.0)
     holding = asyncio.create_task(hold(bus, "run-rollout", "h", slow, ack_wait=2))
-    await Slow.reached.wait()
+    await SlowFleet.reached.wait()
     await request_back(bus)
     last = (await ended(bus, Stage.ROLLED_BACK))[-1]
-    Slow.go_on.set()
+    SlowFleet.go_on.set()
     await asyncio.sleep(0.1)
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)
@@ -319,7 +292,7 @@ async def test_what_is_taken_back_while_it_is_being_sent_reaches_no_further_agen
     assert [c.purpose for c in await configurations(bus, "b")] == ["rollback"]
 
 
-async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus, fleet: Fleet) -> None:
+async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
@@ -328,7 +301,7 @@ async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus,
         if number == 1:  # after its resumption, before its start
             await request_back(bus)
 
-    message = await interrupted(bus, happens)
+    message = await interrupted(bus, rollout(bus), happens)
     await message.ack_sync()
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
@@ -339,12 +312,12 @@ async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus,
 @pytest.mark.slow
 @pytest.mark.parametrize("append", range(3))
 async def test_a_rollout_killed_between_two_steps_ends_the_same_and_configures_once(
-    bus: Bus, fleet: Fleet, append: int
+    bus: Bus, fleet: Agents, append: int
 ) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
-    message = await interrupted(bus, dies_at(append))
+    message = await interrupted(bus, rollout(bus), dies_at(append))
     await message.nak()
     events = await run(bus, Stage.CONFIRMED)
     assert isinstance(events[-1], UpdateConfirmed)
@@ -356,14 +329,14 @@ async def test_a_rollout_killed_between_two_steps_ends_the_same_and_configures_o
 @pytest.mark.slow
 @pytest.mark.parametrize("append", range(2))
 async def test_a_way_back_killed_between_two_steps_ends_the_same_and_configures_once(
-    bus: Bus, fleet: Fleet, append: int
+    bus: Bus, fleet: Agents, append: int
 ) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
     await confirmed(bus)
     await request_back(bus)
-    message = await interrupted(bus, dies_at(append))
+    message = await interrupted(bus, rollout(bus), dies_at(append))
     await message.nak()
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
@@ -373,11 +346,11 @@ async def test_a_way_back_killed_between_two_steps_ends_the_same_and_configures_
 
 
 @pytest.mark.slow
-async def test_a_rollout_whose_holders_keep_dying_is_taken_back_and_fails(bus: Bus, fleet: Fleet) -> None:
+async def test_a_rollout_whose_holders_keep_dying_is_taken_back_and_fails(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
-    message = await interrupted(bus, dies_at(2))
+    message = await interrupted(bus, rollout(bus), dies_at(2))
     for delivery in range(RESUMPTIONS):
         history: History[UpdateEvent] = await Journal(bus).read("update", "u")
         resumed = UpdateResumed(update_id="u", holder=f"dead-{delivery}", delivery=2)

@@ -1,0 +1,179 @@
+"""The watch of one stage of a rollout: reads what its agents report, slot by slot, until a verdict."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from tars.runtime.bus import Bus
+from tars.runtime.journal import History, Journal
+from tars.schemas.agent import AgentEvent, AgentLost, AgentStopped
+from tars.schemas.effect import LEAST_PRE, Plan, smallest_harm
+from tars.schemas.errors import Conflict
+from tars.schemas.judgement import Judgement, Verdict, keep_or_undo
+from tars.schemas.noise import noise
+from tars.schemas.running import RunningAgent, replay
+from tars.schemas.slots import Slot, median_interval
+from tars.schemas.snapshot import twin_of
+from tars.schemas.update import UpdateJudged
+from tars.schemas.watch import Watch, begin, diverge, judgement, step
+from tars.sync_worker.reports import Reports, recent
+from tars.sync_worker.stages import Observe
+
+SHORTEST_SLOT: Final = 0.05
+"""Seconds."""
+LATE: Final = 1.0
+"""Seconds that a report may take until its slot is counted."""
+LOST_AFTER: Final = 15.0
+"""Seconds without a word, three beats, after which an agent is lost."""
+TWINS_BELOW: Final = 4
+"""Agents, below which hosted ones are compared with copies of themselves (WATCH.md section 3)."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the watch of a rollout will be able to see."""
+
+    slot_seconds: float | None
+    """None: nothing can be watched."""
+    unwatched: str = ""
+    """Why not."""
+    twins: bool = False
+    smallest_harm: float | None = None
+    complete: bool = True
+    """Enough is known of every agent before the change; False: look again in a while."""
+
+
+async def look_ahead(
+    bus: Bus, agents: Mapping[str, RunningAgent], canary: Sequence[str], now: datetime, plan: Plan
+) -> Outlook:
+    """Find the slot of these agents, and the smallest harm that a watch of the canaries can find."""
+    names = list(agents)
+    reports = await recent(bus, names, now, plan.pre + 1)
+    width = median_interval(*(reports.settled(name) for name in names))
+    if width is None:
+        return Outlook(None, "its agents report no episodes")
+    width = max(width, SHORTEST_SLOT)
+    windows = {name: reports.window(name, now.timestamp(), width, plan.pre) for name in names}
+    known = {name: row for name, row in windows.items() if sum(value is not None for value in row) >= LEAST_PRE}
+    twins = len(names) < TWINS_BELOW and all(agents[name].world is not None for name in names)
+    if not known:
+        return Outlook(width, twins=twins, complete=False)
+    spread = noise(list(known.values()))
+    controls = len(canary) if twins else len(names) - len(canary)
+    harm = smallest_harm(spread, len(canary), controls, plan_for(agents, spread, plan))
+    return Outlook(width, twins=twins, smallest_harm=harm, complete=len(known) == len(names))
+
+
+def plan_for(agents: Mapping[str, RunningAgent], spread: float, plan: Plan) -> Plan:
+    """The plan as it is for hosted agents, whose scores have a scale; for foreign returns by their own noise."""
+    if all(agent.world is not None for agent in agents.values()):
+        return plan
+    return replace(Plan.unnormalised(spread), pre=plan.pre, length=plan.length)
+
+
+class Observation:
+    """The watch of a stage."""
+
+    def __init__(
+        self, bus: Bus, stage: Observe, began: datetime, agents: Mapping[str, RunningAgent], plan: Plan
+    ) -> None:
+        started, before = stage.started, stage.reloaded.before
+        self.stage = stage
+        self._width = started.slot_seconds or SHORTEST_SLOT
+        self._start = began.timestamp()
+        self._others = tuple(map(twin_of, stage.agents)) if started.twins else stage.compared
+        self._reports = Reports(bus, (*stage.agents, *self._others), began)
+        canary = [before.get(name, ()) for name in stage.agents]
+        control = [before.get(name, ()) for name in stage.compared]
+        self.watch = _begin(canary, control, agents, plan, twins=started.twins, again=stage.reloaded.attempt > 1)
+
+    async def look(self, now: datetime) -> Judgement | None:
+        """Take in what was reported up to now; the verdict, once there is one."""
+        await self._reports.read()
+        count = int((now.timestamp() - LATE - self._start) / self._width)
+        treated, names = len(self.stage.agents), (*self.stage.agents, *self._others)
+        rows = [self._reports.slots(name, self._start, self._width, max(count, 0)) for name in names]
+        while self.watch.at < count and not self.is_over:
+            slot = [row[self.watch.at] for row in rows]
+            self.watch = step(self.watch, slot[:treated], slot[treated:])
+        if self._reports.diverged(self.stage.agents):
+            self.watch = diverge(self.watch)
+        return judgement(self.watch) if self.is_over else None
+
+    @property
+    def is_over(self) -> bool:
+        """There is a verdict."""
+        return self.watch.over or self.watch.decided is not None
+
+    def judged(self, found: Judgement) -> UpdateJudged:
+        """The verdict as an event."""
+        started, reloaded = self.stage.started, self.stage.reloaded
+        if found.verdict is Verdict.ENVIRONMENT:
+            then, reason = "start anew", found.reason
+        else:
+            concluded = keep_or_undo(found, widened=reloaded.stage != "canary" or started.twins)
+            then, reason = {"keep": "go on"}.get(concluded.then, concluded.then), concluded.text
+        return UpdateJudged.model_validate(
+            {
+                "update_id": started.update_id,
+                "stage": reloaded.stage,
+                "attempt": reloaded.attempt,
+                "verdict": found.verdict.value,
+                "then": then,
+                "reason": reason[:1000],
+                "effect": found.effect,
+                "effect_low": found.low,
+                "effect_high": found.high,
+                "slot": found.slot,
+                "reloaded": self.stage.agents,
+                "compared": self._others if found.compared else (),
+                "smallest_harm": found.smallest,
+                "stopped_early": found.stopped_early,
+            }
+        )
+
+
+def _begin(
+    canary: Sequence[Sequence[Slot]],
+    control: Sequence[Sequence[Slot]],
+    agents: Mapping[str, RunningAgent],
+    plan: Plan,
+    *,
+    twins: bool,
+    again: bool,
+) -> Watch:
+    known = [row for row in (*canary, *control) if sum(value is not None for value in row) >= LEAST_PRE]
+    suited = plan_for(agents, noise(known), plan) if known else plan
+    return begin(canary, () if twins else control, suited, twin=twins, restarted=again)
+
+
+class Pulse:
+    """Whether agents still say anything at all: an episode, or a beat every five seconds."""
+
+    def __init__(self, bus: Bus, agents: Sequence[str]) -> None:
+        self._bus, self._journal = bus, Journal(bus)
+        self._heard: dict[str, tuple[int, float]] = dict.fromkeys(agents, (0, 0.0))
+
+    async def lost(self) -> dict[str, float]:
+        """Those silent for too long, and for how many seconds; one that has never said anything is not counted."""
+        clock = asyncio.get_running_loop().time()
+        for name, (known, at) in self._heard.items():
+            last = await self._bus.last("REPORTS", f"tars.report.agent.*.*.{name}")
+            sequence = last[0] if last else 0
+            self._heard[name] = (sequence, clock) if sequence != known or known == 0 else (known, at)
+        silent = {name: clock - at for name, (known, at) in self._heard.items() if known}
+        return {name: seconds for name, seconds in silent.items() if seconds > LOST_AFTER}
+
+    async def write_off(self, agent_id: str, update_id: str, seconds: float) -> None:
+        """Say in the agent's own history that it is lost, unless it has spoken there meanwhile."""
+        history: History[AgentEvent] = await self._journal.newest("agent", agent_id)
+        run_id = replay(history.events).run_id
+        if history.events and isinstance(history.events[-1], AgentLost | AgentStopped):
+            return
+        lost = AgentLost(agent_id=agent_id, run_id=run_id, update_id=update_id, seconds=round(seconds, 1))
+        try:
+            await self._journal.append([lost], history, cause=f"{update_id}.{agent_id}.{run_id}.lost")
+        except Conflict:
+            return  # it lives
