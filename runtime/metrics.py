@@ -120,6 +120,8 @@ VIEW_SKIPPED = _counter("tars_view_skipped_messages", "Messages that no view cou
 VIEW_ROWS = _gauge("tars_view_rows", "Rows of a view: agents, studies, updates, pending, dead, sessions.", "view")
 ANSWERING = _seconds("tars_query_answering_seconds", "A query, from its arrival to its answer.", "query")
 
+MLFLOW_WAITING = _gauge("tars_mlflow_waiting_messages", "Messages that MLflow has not heard of.", "stream")
+
 RELOADING = _seconds(
     "tars_reload_seconds", "From a learner's hearing of new values to their use and reading back.", "algorithm"
 )

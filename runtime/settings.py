@@ -73,11 +73,7 @@ class Settings(BaseSettings):
     tars_user: str = Field("", max_length=100)
     """Who sends commands from here; unset: the login name."""
 
-<<<<<<< HEAD
-    @field_validator("nats_url", "redis_url", "mlflow_tracking_uri", mode="before")
-=======
-    @field_validator("nats_url", "redis_url", "otel_exporter_otlp_endpoint", mode="before")
->>>>>>> 7b74ad5 (Metrics declared once with bounded labels, traces across processes, logs with span ids)
+    @field_validator("nats_url", "redis_url", "mlflow_tracking_uri", "otel_exporter_otlp_endpoint", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if value == "" else value

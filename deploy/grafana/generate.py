@@ -311,13 +311,16 @@ PROCESSES: Final = Dashboard(
             "Messages that came back",
             "Delivered more than once.",
             [("max by (durable) (tars_consumer_redelivered_messages)", "{{durable}}")],
-            width=12,
         ),
         Panel(
             "Messages held",
             "By each stream. COMMANDS empties itself; DEAD should be empty.",
             [("max by (stream) (tars_stream_messages)", "{{stream}}")],
-            width=12,
+        ),
+        Panel(
+            "Not yet in MLflow",
+            "Nothing waits for it: it catches up when it is back.",
+            [("max by (stream) (tars_mlflow_waiting_messages)", "{{stream}}")],
         ),
         Panel(
             "Warnings and errors",
