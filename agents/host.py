@@ -4,6 +4,7 @@ The learner runs in a thread of its own; this side runs in the event loop and ne
 """
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,10 +16,12 @@ from nats.errors import Error as NatsError
 
 from tars.agents.guard import Guard, Standing
 from tars.agents.keeper import Keeper, Taken
+from tars.runtime import metrics
 from tars.runtime.bus import Bus, Stored, fresh_id
 from tars.runtime.delivery import Unreadable, put_aside
 from tars.runtime.journal import History, Journal, stored_time
 from tars.runtime.snapshots import NoSnapshot, Snapshots
+from tars.runtime.telemetry import elapsed_span, span, trace_headers
 from tars.schemas.agent import (
     AgentAccepted,
     AgentEvent,
@@ -123,7 +126,8 @@ class LiveAgent:
         self.agent_id, self.run_id = learner.agent_id, fresh_id("run")
         self.heard = 0
         self._history: History[AgentEvent] = History("agent", self.agent_id)
-        self._outbox: deque[tuple[str, AgentEvent]] = deque()
+        self._outbox: deque[tuple[str, AgentEvent, dict[str, str]]] = deque()
+        """What is to be said, by which cause and in which trace."""
         self._waiting = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -180,7 +184,8 @@ class LiveAgent:
         if headers.get("Nats-Stream") == "AGENTS" and headers.get("Nats-Sequence", "").isdigit():
             time = stored_time(headers["Nats-Time-Stamp"])
             stored = Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Msg-Id", ""), message.data, time)
-            await self._offer(stored, headers.get("Nats-Subject", ""))
+            with span("hear a configuration", headers):
+                await self._offer(stored, headers.get("Nats-Subject", ""))
 
     async def _offer(self, stored: Stored, subject: str) -> None:
         version, message_id, body, time = stored
@@ -207,7 +212,7 @@ class LiveAgent:
             if self._telling is not None:
                 await self._telling
             history: History[AgentEvent] = await until_possible(lambda: self._journal.read("agent", self.agent_id))
-            past = (*history.events, *(event for _, event in self._outbox))
+            past = (*history.events, *(waiting[1] for waiting in self._outbox))
         return self._guard.objections(command, now, past)
 
     async def _configure(self, version: int, cause: str, command: ConfigureAgent, barred: Sequence[str]) -> None:
@@ -232,8 +237,10 @@ class LiveAgent:
             twin=command.twin,
         )
 
-        def applied(found: Applied) -> None:  # called from the learner's thread
-            self._loop.call_soon_threadsafe(self._tell, f"{cause}.{version}", command, found)
+        trace = contextvars.copy_context()
+
+        def applied(found: Applied) -> None:  # called from the learner's thread, which knows no trace
+            self._loop.call_soon_threadsafe(self._reloaded, f"{cause}.{version}", command, found, context=trace)
 
         self.learner.reload(reload, applied)
 
@@ -267,6 +274,12 @@ class LiveAgent:
         except NoSnapshot as error:
             log.warning("nothing to go back to", extra={"agent": self.agent_id, "error": str(error)})
             return None
+
+    def _reloaded(self, cause: str, command: ConfigureAgent, applied: Applied) -> None:
+        took = applied.milliseconds / 1e3
+        metrics.RELOADING.labels(str(self.learner.algorithm)).observe(took)
+        with elapsed_span("reload", took):
+            self._tell(cause, command, applied)
 
     def _tell(self, cause: str, command: ConfigureAgent, applied: Applied) -> None:
         """Say what was applied, in order; what it was before is stored first, so that its name can be told."""
@@ -320,7 +333,7 @@ class LiveAgent:
         )
 
     def _say(self, cause: str, event: AgentEvent) -> None:
-        self._outbox.append((cause, event))
+        self._outbox.append((cause, event, trace_headers()))
         self._waiting.set()
 
     async def _write(self) -> None:
@@ -332,9 +345,10 @@ class LiveAgent:
 
     async def _write_first(self) -> None:
         """Append the oldest event; while NATS is away, wait: what happened is said, in order, when it is back."""
-        cause, event = self._outbox[0]
+        cause, event, trace = self._outbox[0]
         try:
-            await self._journal.append([event], self._history, cause=cause)
+            with span(f"say {event.kind}", trace):
+                await self._journal.append([event], self._history, cause=cause)
             self._outbox.popleft()  # only now: a cancelled append is tried again, and its cause keeps it single
             new: History[AgentEvent] = await self._journal.read("agent", self.agent_id, after=self._history.version)
             self._history = self._history.extended(new)
