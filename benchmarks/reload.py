@@ -73,10 +73,10 @@ class Watched:
         self.applied: dict[int, float] = {}
         player.reload = self._reload  # type: ignore[method-assign] # measured at the learner's own door
 
-    def _reload(self, reload: Reload, applied: Any) -> None:
+    def _reload(self, reload: Reload, done: Any) -> None:
         def noted(found: Any) -> None:
             self.applied[reload.version] = time.perf_counter()
-            applied(found)
+            done(found)
 
         self._inner(reload, noted)
 
