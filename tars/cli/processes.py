@@ -50,9 +50,8 @@ def provision(
     async def make() -> dict[str, str]:
         connection = await bus.connect_bus(nats_address(settings), "provision", patience=patience)
         try:
-            return await streams.provision(
-                connection.jetstream, ack_wait=settings.ack_wait_seconds, replicas=settings.stream_replicas
-            )
+            wanted = {"ack_wait": settings.ack_wait_seconds, "replicas": settings.stream_replicas}
+            return await streams.provision_in_time(connection.jetstream, patience, **wanted)
         finally:
             await connection.close()
 
