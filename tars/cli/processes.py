@@ -50,8 +50,9 @@ def provision(
     async def make() -> dict[str, str]:
         connection = await bus.connect_bus(nats_address(settings), "provision", patience=patience)
         try:
-            wanted = {"ack_wait": settings.ack_wait_seconds, "replicas": settings.stream_replicas}
-            return await streams.provision_in_time(connection.jetstream, patience, **wanted)
+            replicas, ack_wait = settings.stream_replicas, settings.ack_wait_seconds
+            jetstream = connection.jetstream
+            return await streams.provision_in_time(jetstream, patience, ack_wait=ack_wait, replicas=replicas)
         finally:
             await connection.close()
 

@@ -72,7 +72,8 @@ async def test_the_ledger_goes_on_when_the_server_that_leads_it_dies(cluster: Cl
     journal = Journal(bus)
     history: History[UpdateEvent] = await journal.read("update", "u")
     approved = UpdateApproved(update_id="u", by=ADA, mode="manual", reason="", hold=False)
-    await journal.append([approved, UpdateReleased(update_id="u", by=ADA)], history, cause="c")
+    first: list[UpdateEvent] = [approved, UpdateReleased(update_id="u", by=ADA)]
+    await journal.append(first, history, cause="c")
     ledger = await bus.stream("EVENTS")
     assert ledger.config.num_replicas == 3
     assert ledger.cluster is not None
