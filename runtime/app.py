@@ -106,7 +106,7 @@ class Worker:
 
     def _broker(self) -> NatsBroker:
         broker = NatsBroker(
-            self.settings.nats,
+            self.settings.nats.split(","),
             name=self.name,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works

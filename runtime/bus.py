@@ -226,7 +226,7 @@ async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[N
         log.log(logging.DEBUG if isinstance(error, NoServersError | OSError) else logging.WARNING, "NATS: %r", error)
 
     await client.connect(
-        url,
+        url.split(","),
         name=source,
         connect_timeout=2,
         allow_reconnect=True,

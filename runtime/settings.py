@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False)
 
     nats_url: str | None = Field(None, pattern=r"^(nats|tls|ws|wss)://.+")
-    """Server to use; unset: embedded (`tars up`) or nats://localhost:4222 (`tars run`)."""
+    """Server to use, or several of a cluster with commas between; unset: embedded (`tars up`) or nats://localhost:4222."""
     use_redis: bool = True
     """False: no Redis; the page asks the consumers instead."""
     redis_url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://.+")

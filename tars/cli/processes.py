@@ -50,9 +50,9 @@ def provision(
     async def make() -> dict[str, str]:
         connection = await bus.connect_bus(nats_address(settings), "provision", patience=patience)
         try:
-            return await streams.provision(
-                connection.jetstream, ack_wait=settings.ack_wait_seconds, replicas=settings.stream_replicas
-            )
+            replicas, ack_wait = settings.stream_replicas, settings.ack_wait_seconds
+            jetstream = connection.jetstream
+            return await streams.provision_in_time(jetstream, patience, ack_wait=ack_wait, replicas=replicas)
         finally:
             await connection.close()
 
