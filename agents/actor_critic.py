@@ -131,16 +131,16 @@ class ActorCritic(Population):
             none = torch.zeros_like(reward[:, 0])
             terminated = torch.stack([step.terminated for step in rollout], 1)
             cut = torch.stack([none if step.cut is None else step.cut for step in rollout], 1)
-            following = self._following(rollout, values, cut)
+            following = self._following(rollout, values)
         gamma, trace = self._columns["gamma"], self._columns["gae_lambda"]
         return generalised_advantages(reward, values[:, :steps], following, terminated, cut, gamma, trace)
 
-    def _following(self, rollout: list[Step], values: Tensor, cut: Tensor) -> Tensor:
-        """Values of the states after each step, before any reset [P, T, E]."""
+    def _following(self, rollout: list[Step], values: Tensor) -> Tensor:
+        """Values of the states after each step, before any reset [P, T, E]; where none was cut, it is the next's."""
         steps = len(rollout)
         following = [*values[:, 1:steps].unbind(1), values[:, -1]]
-        for t, behind in zip(self._ends(rollout)[:-1], values[:, steps:-1].unbind(1), strict=True):
-            following[t] = torch.where(cut[:, t].bool(), behind, following[t])
+        for t, behind in zip(self._ends(rollout), values[:, steps:].unbind(1), strict=True):
+            following[t] = behind
         return torch.stack(following, 1)
 
     def _actions(self, rollout: list[Step]) -> Tensor:

@@ -85,12 +85,14 @@ def parse(data: bytes) -> Snapshot:
         about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["tars"])
         if about["format"] != FORMAT:
             raise BadSnapshot(f"a snapshot of format {about['format']!r} cannot be read, only {FORMAT}")
+        if not isinstance(about["algorithm"], str) or not isinstance(about["environment"], str):
+            raise BadSnapshot("these bytes are no snapshot of a lane: algorithm and environment are no names")
         tensors, partners = dict[str, Tensor](), dict[str, Tensor]()
         for name, tensor in load(data).items():
             of_partners = name.startswith(PARTNERS)
             (partners if of_partners else tensors)[name.removeprefix(PARTNERS)] = tensor
         return Snapshot(about["algorithm"], about["environment"], about["hyperparameters"], tensors, partners)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadSnapshot(f"these bytes are no snapshot of a lane: {type(error).__name__}: {error}") from error
 
 

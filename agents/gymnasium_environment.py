@@ -270,16 +270,26 @@ def _seeds(seed: int, copies: int) -> list[int | None]:
 def _features(env_id: str, space: Space[Any]) -> int:
     if isinstance(space, DiscreteSpace):
         return int(space.n)
-    if isinstance(space, Box) and len(space.shape) < 3:  # noqa: PLR2004 - [height, width, colours]
+    if isinstance(space, Box) and len(space.shape) < 3 and np.prod(space.shape):  # noqa: PLR2004 - [height, width, colours]
         return int(np.prod(space.shape))
-    kind = f"images {space.shape}" if isinstance(space, Box) else type(space).__name__
+    shape = f"{'images' if len(space.shape) > 2 else 'nothing'} {space.shape}" if isinstance(space, Box) else ""  # noqa: PLR2004
+    kind = shape or type(space).__name__
     raise ValueError(f"{env_id}: observations must be Discrete or a Box of up to two axes, not {kind}")
 
 
 def _actions(env_id: str, space: Space[Any]) -> Actions:
     if isinstance(space, DiscreteSpace):
         return Discrete(int(space.n))
-    if isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():
+    if (
+        isinstance(space, Box)
+        and np.isfinite(space.low).all()
+        and np.isfinite(space.high).all()
+        and np.prod(space.shape)
+    ):
         return Continuous(int(np.prod(space.shape)))
-    kind = f"an unbounded {space}" if isinstance(space, Box) else type(space).__name__
+    kind = (
+        f"{'an unbounded' if np.prod(space.shape) else 'an empty'} {space}"
+        if isinstance(space, Box)
+        else type(space).__name__
+    )
     raise ValueError(f"{env_id}: actions must be Discrete or a bounded Box, not {kind}")

@@ -110,12 +110,17 @@ def _sets(rate: float) -> Callable[..., None]:
 
 
 def evaluate(trial: RunTrial, model: BaseAlgorithm, trained_in: VecEnv) -> float:
-    """Mean return of the deterministic policy over fresh episodes, on the trial's scale."""
+    """Mean return of the deterministic policy over fresh episodes, on the trial's scale.
+
+    Each copy plays as many as any other, to within one: short episodes, of which there are more in the same time, count
+    no more than long ones.
+    """
     role = _role(trial.environment)
     episodes = trial.eval_episodes * (PARALLEL if role else 1)
     returns: list[float] = []
     with closing(_copies(trial, min(episodes, PARALLEL), trial.seed ^ EVALUATION)) as environment:
         totals, observation = np.zeros(environment.num_envs), environment.reset()
+        left = [len(range(copy, episodes, environment.num_envs)) for copy in range(environment.num_envs)]
         while len(returns) < episodes:
             assert isinstance(observation, np.ndarray)  # noqa: S101 - MlpPolicy sees no dictionaries
             seen = trained_in.normalize_obs(observation) if isinstance(trained_in, VecNormalize) else observation
@@ -123,9 +128,10 @@ def evaluate(trial: RunTrial, model: BaseAlgorithm, trained_in: VecEnv) -> float
             observation, reward, done, _ = environment.step(action)
             totals += reward
             for copy in np.flatnonzero(done):
-                returns.append(float(totals[copy]))
-                totals[copy] = 0.0
-    mean = float(np.mean(returns[:episodes]))
+                if left[copy]:
+                    returns.append(float(totals[copy]))
+                left[copy], totals[copy] = max(left[copy] - 1, 0), 0.0
+    mean = float(np.mean(returns))
     if role is not None:
         return float(coordination_game().score(role, torch.tensor(mean / HORIZON)))
     return _scaled(trial, mean)

@@ -98,6 +98,26 @@ def test_bytes_that_are_no_snapshot_are_refused_with_a_reason(data: bytes) -> No
         checkpoint.parse(data)
 
 
+def about(**changes: object) -> bytes:
+    said = {"format": checkpoint.FORMAT, "algorithm": "dqn", "environment": "policy", "hyperparameters": {}, **changes}
+    return save({"x": torch.zeros(1)}, {"tars": json.dumps(said)})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+        save({"x": torch.zeros(1)}, {"tars": "[" * 100_000}),
+        about(algorithm=["dqn"]),
+        about(environment=None),
+    ],
+    ids=["deep", "deep within", "a list for a name", "no name"],
+)
+def test_a_header_that_means_harm_is_refused_with_a_reason(data: bytes) -> None:
+    with pytest.raises(BadSnapshot, match="no snapshot"):
+        checkpoint.parse(data)
+
+
 def test_a_newer_format_is_refused_by_name() -> None:
     data = save({"x": torch.zeros(1)}, {"tars": json.dumps({"format": "tars.lane.v9"})})
     with pytest.raises(BadSnapshot, match=r"'tars.lane.v9' cannot be read"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 
-from tars.agents.algorithm import Lane
+from tars.agents.algorithm import Lane, Population
 from tars.agents.catalogue import ALGORITHMS
 from tars.agents.environments import Continuous
 from tars.agents.environments import Discrete as DiscreteActions
@@ -126,6 +126,8 @@ def test_running_statistics_are_those_of_all_values_together() -> None:
         (Box(0, 255, (8, 8, 3), np.uint8), Discrete(2), "not images"),
         (NUMBER, MultiDiscrete([2, 2]), "actions must be Discrete or a bounded Box, not MultiDiscrete"),
         (NUMBER, Box(-np.inf, np.inf, (1,)), "not an unbounded Box"),
+        (NUMBER, Box(-1, 1, (0,)), "not an empty Box"),
+        (Box(-1, 1, (0,)), Discrete(2), r"not nothing \(0,\)"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(observations: Space[Any], actions: Space[Any], why: str) -> None:
@@ -178,3 +180,25 @@ def test_a_lane_in_a_crowd_learns_there_what_it_learns_alone(task: str, algorith
         if name.startswith("parameters"):
             assert torch.allclose(tensor, crowd[name], atol=1e-5)
     assert math.isfinite(float(alone["environment.observations.count"]))
+
+
+@pytest.mark.parametrize(("task", "algorithm"), [("CartPole-v1", "a2c"), ("Pendulum-v1", "ddpg")])
+def test_a_lane_that_diverged_there_spoils_no_other_and_is_refilled_as_new(task: str, algorithm: str) -> None:
+    sound: dict[str, Value] = {**DECLARED[algorithm].game_defaults}
+    fast = {**sound, **{name: 1e30 for name in sound if name.endswith("learning_rate")}}
+
+    def trained(seed: int, values: dict[str, Value], episodes: int) -> Population:
+        environment = GymnasiumEnvironment(task, normalize=("observations", "rewards"))
+        lanes = [Lane(0, sound), Lane(seed, values), Lane(2, sound)]
+        learner = ALGORITHMS[algorithm](environment, lanes)
+        for _ in range(episodes):
+            learner.episode()
+        return learner
+
+    diverged, beside, fresh = trained(1, fast, 3), trained(1, sound, 3), trained(9, sound, 3)
+    assert diverged.finite().tolist() == [True, False, True]
+    assert diverged.weights_hash(0) == beside.weights_hash(0)
+    diverged.refill(1, Lane(9, sound))
+    for _ in range(3):
+        diverged.episode()
+    assert diverged.weights_hash(1) == fresh.weights_hash(1)

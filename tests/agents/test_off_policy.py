@@ -62,3 +62,17 @@ def test_actor_and_critic_have_learning_rates_of_their_own() -> None:
     assert not torch.equal(before["parameters.critic"], after["parameters.critic"])
     same = DDPG.population({"learning_rate": 1e-3}, {"learning_rate": 1.0, **dict.fromkeys(OWN, 1e-3)}, seeds=(4, 4))
     assert train(same, 1).weights_hash(0) == same.weights_hash(1)
+
+
+@both
+def test_a_lane_that_is_given_other_transitions_in_mid_episode_goes_on_behind_them(player: Learner) -> None:
+    given, plain = (train(player.population({"learning_starts": 10_000}), 1) for _ in range(2))
+    kept = plain.remembered(0)[:40]
+    for learner in (given, plain):
+        learner.begin()
+        for _ in range(8):
+            learner.step()
+    given.remember(0, kept)
+    for learner in (given, plain):
+        learner.step()
+    assert torch.equal(given.remembered(0), torch.cat([kept, plain.remembered(0)[-16:]]))

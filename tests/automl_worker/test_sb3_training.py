@@ -5,16 +5,38 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 
 from tars.agents.catalogue import ALGORITHMS
-from tars.automl_worker.sb3_training import model_of, train, training_environment
+from tars.automl_worker.sb3_training import evaluate, model_of, train, training_environment
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Value
 from tars.schemas.trial import RunTrial
 
 torch.set_num_threads(1)
+
+
+class Lottery(gymnasium.Env[Any, Any]):
+    """An episode is 1 step or 100, evenly; each pays 1."""
+
+    observation_space, action_space = Box(-1, 1, (1,), np.float32), Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = 100 if self.np_random.random() < 0.5 else 1
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+LOTTERY: Any = Lottery  # a class is an entry point, which its type does not say
+gymnasium.register("Lottery-v0", LOTTERY)
 TASKS = {"dqn": "CartPole-v1", "a2c": "CartPole-v1", "ppo": "CartPole-v1", "ddpg": "Pendulum-v1"}
 RANGES = {"CartPole-v1": (0.0, 500.0), "Pendulum-v1": (-1600.0, 0.0)}
 
@@ -113,3 +135,11 @@ def test_what_the_report_raises_ends_the_training() -> None:
 def test_divergence_is_an_error_not_a_score() -> None:
     with pytest.raises((FloatingPointError, ValueError), match=r"diverged|nan|invalid"):
         train(trial("ppo", values={"learning_rate": 1e30}), quiet)
+
+
+@pytest.mark.parametrize("episodes", [40, 160])
+def test_short_episodes_count_no_more_than_long_ones(episodes: int) -> None:
+    asked = trial("dqn", "Lottery-v0", eval_episodes=episodes, score_range=(0.0, 100.0))
+    with closing(training_environment(asked)) as environment:
+        found = evaluate(asked, model_of(asked, environment), environment)
+    assert found == pytest.approx(0.5, abs=0.2)
