@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from tars.agents.attached_learner import AttachedLearner
+from tars.agents.guard import Guard
 from tars.agents.host import LiveAgent, last_run
 from tars.agents.keeper import DiskKeeper, Keeper, Keeps
 from tars.producers.agent_reports import FLUSH_SECONDS, KEPT, Reporter
@@ -27,8 +28,8 @@ Cause = Literal["finished", "signal", "error"]
 class Connection:
     """Starts at once, in the background, and goes on trying for ever."""
 
-    def __init__(self, learner: AttachedLearner, url: str, *, adopt: bool, on_bus: bool) -> None:
-        self._learner, self._url, self._adopt, self._on_bus = learner, url, adopt, on_bus
+    def __init__(self, learner: AttachedLearner, url: str, guard: Guard, *, adopt: bool, on_bus: bool) -> None:
+        self._learner, self._url, self._guard, self._adopt, self._on_bus = learner, url, guard, adopt, on_bus
         self._disk: DiskKeeper | None = None
         self._told: deque[tuple[int, int, float, int, bool]] = deque(maxlen=KEPT)
         self._loop = asyncio.new_event_loop()
@@ -86,7 +87,7 @@ class Connection:
             await bus.close()
 
     async def _live(self, bus: Bus) -> None:
-        agent, reporter = LiveAgent(bus, self._learner, self._keeper(bus)), Reporter(bus)
+        agent, reporter = LiveAgent(bus, self._learner, self._keeper(bus), self._guard), Reporter(bus)
         before = await last_run(bus, self._learner.agent_id)
         # An attached learner begins with the values of its code, whatever it ran last time.
         again = self.agent is not None  # on the bus already, so nothing that came meanwhile is to be left out
