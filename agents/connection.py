@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from tars.agents.attached_learner import AttachedLearner
+from tars.agents.guard import Guard
 from tars.agents.host import LiveAgent, last_run
 from tars.agents.keeper import DiskKeeper, Keeper, Keeps
 from tars.producers.agent_reports import FLUSH_SECONDS, KEPT, Reporter
 from tars.runtime.bus import Bus, Unreachable, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
+from tars.runtime.settings import load_settings
 from tars.schemas.agent import AgentBeat, AgentReported
 
 PATIENCE: Final = 3.0
@@ -30,6 +32,7 @@ class Connection:
     def __init__(self, learner: AttachedLearner, url: str, *, adopt: bool, on_bus: bool) -> None:
         self._learner, self._url, self._adopt, self._on_bus = learner, url, adopt, on_bus
         self._disk: DiskKeeper | None = None
+        self._guard = Guard(load_settings())
         self._told: deque[tuple[int, int, float, int, bool]] = deque(maxlen=KEPT)
         self._loop = asyncio.new_event_loop()
         self._ending: tuple[Cause, str] = ("error", "")
@@ -86,7 +89,7 @@ class Connection:
             await bus.close()
 
     async def _live(self, bus: Bus) -> None:
-        agent, reporter = LiveAgent(bus, self._learner, self._keeper(bus)), Reporter(bus)
+        agent, reporter = LiveAgent(bus, self._learner, self._keeper(bus), self._guard), Reporter(bus)
         before = await last_run(bus, self._learner.agent_id)
         # An attached learner begins with the values of its code, whatever it ran last time.
         again = self.agent is not None  # on the bus already, so nothing that came meanwhile is to be left out

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -47,6 +47,9 @@ class Learner:
 
     def values(self) -> dict[str, Value]:
         return dict(self._values)
+
+    def objections(self, values: Mapping[str, Value]) -> list[str]:
+        return []
 
     def takes_effect(self, names: Sequence[str]) -> Moment:
         return "live"
