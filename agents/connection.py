@@ -13,6 +13,7 @@ from tars.agents.keeper import DiskKeeper, Keeper, Keeps
 from tars.producers.agent_reports import FLUSH_SECONDS, KEPT, Reporter
 from tars.runtime.bus import Bus, Unreachable, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
+from tars.runtime.settings import load_settings
 from tars.schemas.agent import AgentBeat, AgentReported
 
 PATIENCE: Final = 3.0
@@ -31,6 +32,7 @@ class Connection:
     def __init__(self, learner: AttachedLearner, url: str, guard: Guard, *, adopt: bool, on_bus: bool) -> None:
         self._learner, self._url, self._guard, self._adopt, self._on_bus = learner, url, guard, adopt, on_bus
         self._disk: DiskKeeper | None = None
+        self._guard = Guard(load_settings())
         self._told: deque[tuple[int, int, float, int, bool]] = deque(maxlen=KEPT)
         self._loop = asyncio.new_event_loop()
         self._ending: tuple[Cause, str] = ("error", "")

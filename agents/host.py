@@ -157,7 +157,7 @@ class LiveAgent:
         self._history = await until_possible(lambda: self._journal.newest("agent", self.agent_id))
         if not adopt:
             newest = await until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
-            before = replace(before, heard=newest[0] if newest else 0, refusal=None)
+            before = replace(before, heard=newest.sequence if newest else 0, refusal=None)
         self._say(
             f"{self.run_id}.started",
             AgentStarted(
