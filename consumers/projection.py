@@ -68,6 +68,7 @@ class Projection:
 
     async def run(self, stream: str) -> None:
         """Fold a stream until cancelled, whatever goes away meanwhile; raises OtherLedger when it was made anew."""
+        metrics.VIEW_SKIPPED.labels(stream)  # a zero, so that the first one is an increase
         clock, delay, since = asyncio.get_running_loop().time, RETRY_SECONDS, 0.0
         while True:
             end_if_cancelled()

@@ -55,6 +55,8 @@ RENDERED: Final[Mapping[str, Values]] = {
         "monitoring.dashboards": "true",
         "monitoring.otlpEndpoint": "http://collector:4318",
         "settings.APPROVAL_MODE": "autonomous_threshold",
+        "trust.configMap": "tars-trust",
+        "trust.pageKeySecret.name": "tars-page",
     },
     "servers of one's own, KEDA": {
         "nats.bundled": "false",

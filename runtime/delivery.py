@@ -89,7 +89,7 @@ def _hopeless(error: BaseException, delivered: int) -> str | None:
         return error.reason
     if isinstance(error, INVALID):
         return Malformed.reason
-    return "attempts-exhausted" if delivered >= (DELIVERIES if isinstance(error, AWAY) else ATTEMPTS) else None
+    return metrics.EXHAUSTED if delivered >= (DELIVERIES if isinstance(error, AWAY) else ATTEMPTS) else None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from tars.schemas.errors import Poison
 from tars.schemas.streams import KINDS, ROLES
 
 REGISTRY: Final = CollectorRegistry()
@@ -31,6 +32,11 @@ FAST: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5
 """Seconds: round trips, decisions, reloads."""
 LONG: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 """Seconds of a processor: trials."""
+
+EXHAUSTED: Final = "attempts-exhausted"
+"""Reason of a dead letter that was tried too often; the others are those of Poison."""
+LEASING: Final = frozenset({"run-study", "run-rollout"})
+LEASE_OUTCOMES: Final = ("done", "lost", "returned", "broken", "dead")
 
 Type = Literal["counter", "gauge", "histogram"]
 SUFFIXES: Final[Mapping[Type, tuple[str, ...]]] = {
@@ -136,11 +142,18 @@ TRIALS_HELD = _gauge("tars_trials_held", "Trials in this trainer's hands, at mos
 
 
 def describe(role: str, version: str) -> None:
-    """Say who this process is, and show a zero for what it may store: a first event is an increase only from there."""
+    """Say who this process is, and show a zero for what may come: a first event is an increase only from there."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
     WORKER.labels(role, version).set(1)
     for kind in kinds_of(role):
         STORED.labels(kind)
+    poisons: list[type[Poison]] = [Poison, *Poison.__subclasses__()]
+    for reason in (*(poison.reason for poison in poisons), EXHAUSTED):
+        DEAD_LETTERS.labels(reason)
+    for durable in sorted(LEASING & set(ROLES[role].durables) if role in ROLES else ()):
+        LEASES_HELD.labels(durable)
+        for outcome in LEASE_OUTCOMES:
+            LEASES_ENDED.labels(durable, outcome)
 
 
 def kinds_of(role: str) -> Iterable[str]:

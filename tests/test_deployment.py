@@ -31,7 +31,7 @@ SINKS = {"mlflow"}
 """Runs only where it is asked for, here as there."""
 BY_THE_CHART = {
     "NATS_URL", "REDIS_URL", "USE_REDIS", "STREAM_REPLICAS", "LISTEN_ADDRESS", "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "HYPERPARAM_SYNC_PORT",
+    "HYPERPARAM_SYNC_PORT", "TARS_TRUST", "TARS_KEY",
 }  # fmt: skip
 """Settings that the chart derives from its values, so that nobody sets them beside these."""
 LOCAL = {"TARS_DATA", "TARS_USER", "USE_MLFLOW", "MLFLOW_TRACKING_URI"}

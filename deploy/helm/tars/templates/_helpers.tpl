@@ -63,6 +63,10 @@ capabilities: { drop: [ALL] }
   value: {{ ternary .Values.nats.replicas .Values.nats.streamReplicas .Values.nats.bundled | quote }}
 - name: LISTEN_ADDRESS
   value: "0.0.0.0"
+{{- if .Values.trust.configMap }}
+- name: TARS_TRUST
+  value: /etc/tars/trust.toml
+{{- end }}
 {{- with .Values.monitoring.otlpEndpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
