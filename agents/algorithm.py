@@ -231,9 +231,12 @@ class Population(ABC):
     def write(self, member: int, name: str, value: Value) -> None:
         """Set one hyperparameter of one lane: at once if it is live, else when the next episode begins.
 
-        Raises ValueError for what is no number of its type, and for a structural key where there are several lanes.
+        Raises ValueError for what is no number of its type, and for a structural key where there are several lanes;
+        IndexError for a lane that is not there.
         """
         number = self._number(name, value)
+        if not 0 <= member < self.members:
+            raise IndexError(f"there is no lane {member} among {self.members}")
         if name in self.STRUCTURE and self.members > 1:
             raise ValueError(f"{name} is shared by all lanes of a population")
         if self.takes_effect(name) == "live":

@@ -72,6 +72,20 @@ def test_an_end_by_the_task_is_told_from_a_time_limit_and_the_last_state_from_th
     assert environment.behaviour().tolist() == [(1 + 2 + 3 + 4 + 5 + 1 + 2 + 3) / 2]
 
 
+def test_a_behaviour_score_is_of_the_episodes_that_ended_since_and_of_nothing_before() -> None:
+    environment = GymnasiumEnvironment(known("Clock-v0", Clock), copies=1)
+    environment.open([7])
+    found = []
+    for _ in range(3):
+        environment.begin()
+        for _ in range(3):
+            environment.step(torch.ones(1, 1, dtype=torch.long))
+        found += environment.behaviour().tolist()
+    environment.begin()
+    environment.step(torch.ones(1, 1, dtype=torch.long))
+    assert [*found, *environment.behaviour().tolist()] == [1 + 2 + 3] * 4
+
+
 def test_no_lane_shares_chance_with_another_and_a_seed_repeats() -> None:
     def seeds(*numbers: int) -> torch.Tensor:
         environment = GymnasiumEnvironment(known("Clock-v0", Clock), copies=4)
@@ -169,7 +183,7 @@ def test_a_lane_in_a_crowd_learns_there_what_it_learns_alone(task: str, algorith
     values: dict[str, Value] = {**DECLARED[algorithm].game_defaults}
 
     def trained(*seeds: int) -> dict[str, torch.Tensor]:
-        environment = GymnasiumEnvironment(task, normalize=("observations",))
+        environment = GymnasiumEnvironment(task, normalize=("observations", "rewards"))
         learner = ALGORITHMS[algorithm](environment, [Lane(seed, values) for seed in seeds])
         for _ in range(2):
             learner.episode()

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 import torch
 
-from learners import A2C, DDPG, DQN, NEW, PLAYERS, PPO, Learner, train
+from learners import A2C, DDPG, DQN, NEW, PLAYERS, PPO, Learner, every_player, train
 from tars.agents.algorithm import Population
 from tars.schemas.hyperparameters import Value, same
 
@@ -142,4 +142,16 @@ def test_a_value_that_is_no_number_of_its_type_is_refused_when_it_is_written(pla
     for name, value in (("gamma", True), ("gamma", None), (whole, True), (whole, None), (whole, 16.5)):
         with pytest.raises(ValueError, match=name):
             population.write(0, name, value)
+    population.episode()
+
+
+@every_player
+@pytest.mark.parametrize("member", [-1, 2])
+def test_a_value_for_a_lane_that_is_not_there_is_refused_and_spoils_no_later_episode(
+    player: Learner, member: int
+) -> None:
+    population = player.population({}, {})
+    for name in ("learning_rate", *(n for n in player.names if player.kind.takes_effect(n) == "boundary")):
+        with pytest.raises(IndexError, match=f"no lane {member} among 2"):
+            population.write(member, name, NEW[name])
     population.episode()
