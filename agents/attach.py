@@ -13,7 +13,7 @@ Whatever goes wrong here, or with NATS, never reaches the loop: it is logged onc
 
 import atexit
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
@@ -26,7 +26,6 @@ from tars.agents.adapters.loop_places import Key
 from tars.agents.adapters.torch_loop import Modules, torch_loop
 from tars.agents.attached_learner import AttachedLearner, Change
 from tars.agents.connection import Cause, Connection
-from tars.agents.guard import Guard
 from tars.agents.host import Applied, Outcome, Reload
 from tars.agents.learner_state import Snapshot
 from tars.agents.local_watch import LOCAL, Attempt, LocalWatch, objections
@@ -181,9 +180,9 @@ class Link:
         else:
             self.close("error", f"{type(error).__name__}: {error}")
 
-    def connect(self, url: str, guard: Guard, *, adopt: bool, snapshots_on_bus: bool) -> None:
-        """Go on the bus; `guard` judges who may change this agent."""
-        self._connection = Connection(self._learner, url, guard, adopt=adopt, on_bus=snapshots_on_bus)
+    def connect(self, address: Callable[[], str], *, adopt: bool, snapshots_on_bus: bool) -> None:
+        """Go on the bus."""
+        self._connection = Connection(self._learner, address, adopt=adopt, on_bus=snapshots_on_bus)
 
     def _refusals(self, values: Values, watch: int) -> list[str]:
         if self._connection is not None:
@@ -251,9 +250,9 @@ def attach(  # noqa: PLR0913 - what there is to say of a learner
     if link.notes:
         log.warning("%s is attached. %s", agent_id, "; ".join(link.notes))
     if broker is not None:
-        settings = load_settings()
-        url = nats_address(settings) if broker == AUTO else broker
-        link.connect(url, Guard(settings), adopt=adopt, snapshots_on_bus=snapshots == "bus")
+        settings, fixed = load_settings(), broker
+        address = (lambda: nats_address(settings)) if broker == AUTO else (lambda: fixed)
+        link.connect(address, adopt=adopt, snapshots_on_bus=snapshots == "bus")
     return link
 
 

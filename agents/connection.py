@@ -1,8 +1,10 @@
 """An attached learner's line to NATS: one thread with a loop of its own, which nothing in the user's loop waits for."""
 
 import asyncio
+import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -15,6 +17,9 @@ from tars.runtime.bus import Bus, Unreachable, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.settings import load_settings
 from tars.schemas.agent import AgentBeat, AgentReported
+from tars.schemas.errors import TarsError
+
+log = logging.getLogger(__name__)
 
 PATIENCE: Final = 3.0
 """Seconds of one attempt to connect."""
@@ -26,11 +31,18 @@ FAREWELL_SECONDS: Final = 3.0
 Cause = Literal["finished", "signal", "error"]
 
 
-class Connection:
-    """Starts at once, in the background, and goes on trying for ever."""
+class Moved(TarsError):
+    """The server is away, and TARS is to be found at another address."""
 
-    def __init__(self, learner: AttachedLearner, url: str, guard: Guard, *, adopt: bool, on_bus: bool) -> None:
-        self._learner, self._url, self._guard, self._adopt, self._on_bus = learner, url, guard, adopt, on_bus
+
+class Connection:
+    """Starts at once, in the background, and goes on trying for ever.
+
+    address: where NATS is to be found now; asked again when it is away.
+    """
+
+    def __init__(self, learner: AttachedLearner, address: Callable[[], str], *, adopt: bool, on_bus: bool) -> None:
+        self._learner, self._address, self._adopt, self._on_bus = learner, address, adopt, on_bus
         self._disk: DiskKeeper | None = None
         self._guard = Guard(load_settings())
         self._told: deque[tuple[int, int, float, int, bool]] = deque(maxlen=KEPT)
@@ -82,13 +94,16 @@ class Connection:
                 await asyncio.wait({ending}, timeout=RETRY_SECONDS)
 
     async def _connected(self) -> None:
-        bus = await connect_bus(self._url, "agent", patience=PATIENCE, on_reconnect=self._catch_up)
+        url = self._address()
+        bus = await connect_bus(url, "agent", patience=PATIENCE, on_reconnect=self._catch_up)
         try:
-            await self._live(bus)
+            await self._live(bus, url)
+        except* Moved:
+            log.info("TARS has moved", extra={"agent": self._learner.agent_id})
         finally:
             await bus.close()
 
-    async def _live(self, bus: Bus) -> None:
+    async def _live(self, bus: Bus, url: str) -> None:
         agent, reporter = LiveAgent(bus, self._learner, self._keeper(bus), self._guard), Reporter(bus)
         before = await last_run(bus, self._learner.agent_id)
         # An attached learner begins with the values of its code, whatever it ran last time.
@@ -98,7 +113,8 @@ class Connection:
             end_if_cancelled()
             self.agent = agent
             async with asyncio.TaskGroup() as group:
-                for task in (agent.run(), reporter.run(), self._report(agent, reporter), self._beat(agent, reporter)):
+                tasks = agent.run(), reporter.run(), self._report(agent, reporter), self._beat(agent, reporter)
+                for task in (*tasks, self._follow(bus, url)):
                     group.create_task(task)
         finally:
             if self._end.is_set():
@@ -139,6 +155,13 @@ class Connection:
             episode = self._learner.episodes
             reporter.report(AgentBeat(agent_id=agent.agent_id, run_id=agent.run_id, episode=episode))
             await asyncio.sleep(BEAT_SECONDS)
+
+    async def _follow(self, bus: Bus, url: str) -> None:
+        """Leave a server that is away once another address is told: `tars up` takes a free port at each start."""
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            if not bus.client.is_connected and self._address() != url:
+                raise Moved
 
     async def _catch_up(self) -> None:
         if self.agent is not None:

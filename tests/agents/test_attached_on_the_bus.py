@@ -1,6 +1,7 @@
 """Attached learners on a real NATS server: configured, read back, reported; and a loop that never waits for it."""
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -16,7 +17,7 @@ from torch import nn, optim
 import tars
 from sb3_models import model_of
 from tars.agents.attach import Link
-from tars.runtime.bus import Bus
+from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.servers import Server, start_nats
 from tars.schemas.agent import (
@@ -232,6 +233,29 @@ async def test_while_nats_is_away_the_loop_goes_on_and_afterwards_it_says_what_h
     found = await events(bus, said(AgentStopped))
     assert [type(event) for event in found] == [AgentStarted, AgentAccepted, AgentReloaded, AgentStopped]
     await bus.client.close()
+    again.stop()
+
+
+async def test_it_follows_a_tars_up_that_starts_again_at_another_address(
+    bus: Bus, nats_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TARS_DATA", str(tmp_path))
+    monkeypatch.delenv("NATS_URL", raising=False)
+    told = tmp_path / "endpoints.json"
+    told.write_text(json.dumps({"nats": nats_server.url}))
+    model = model_of("dqn")
+    training = Training(link := tars.attach(model, agent_id=AGENT), model)
+    await events(bus, said(AgentStarted))
+    await bus.client.close()
+    nats_server.kill()
+    again = start_nats(tmp_path / "nats")
+    told.write_text(json.dumps({"nats": again.url}))
+    new = await connect_bus(again.url, "test", patience=5)
+    await events(new, said(AgentStarted, 2))
+    await configure(new, 0, {**link.values, "gamma": 0.9})
+    await events(new, said(AgentReloaded))
+    await training.stop()
+    await new.close()
     again.stop()
 
 
