@@ -4,21 +4,25 @@ The learner runs in a thread of its own; this side runs in the event loop and ne
 """
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol, TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from tars.agents.guard import Guard, Standing
-from tars.agents.keeper import Keeper, Taken
+from tars.agents.keeper import Keeps, Taken
+from tars.runtime import metrics
 from tars.runtime.bus import Bus, Stored, fresh_id
+from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Unreadable, put_aside
 from tars.runtime.journal import History, Journal, stored_time
 from tars.runtime.snapshots import NoSnapshot, Snapshots
+from tars.runtime.telemetry import elapsed_span, span, trace_headers
 from tars.schemas.agent import (
     AgentAccepted,
     AgentEvent,
@@ -29,9 +33,9 @@ from tars.schemas.agent import (
     AgentStopped,
     ConfigureAgent,
 )
-from tars.schemas.bounds import objections
+from tars.schemas.bounds import PARALLEL, objections
 from tars.schemas.errors import Conflict, Poison, Transient
-from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Moment, Value
+from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Moment, Value, Values
 from tars.schemas.running import RunningAgent, replay
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.streams import configure_subject, decode, live_subject
@@ -84,6 +88,17 @@ class Applied:
     twin: bool = False
 
 
+@dataclass(frozen=True)
+class Declined:
+    """The learner accepted a reload, and found when it came to it that it cannot run it; its values are as before."""
+
+    reload: Reload
+    reasons: tuple[str, ...]
+
+
+Outcome = Applied | Declined
+
+
 class Learner(Protocol):
     """What a live agent learns with; its methods are called from the event loop and return at once."""
 
@@ -109,29 +124,40 @@ class Learner(Protocol):
     def takes_effect(self, names: Sequence[str]) -> Moment:
         """Say when a change of these keys is in use: the latest of them."""
 
-    def reload(self, reload: Reload, applied: Callable[[Applied], None]) -> None:
-        """Apply at the next boundary; `applied` is called from the learner's thread, once for each reload, in order."""
+    def objections(self, values: Values) -> list[str]:
+        """Why this learner cannot run these values, beyond what its algorithm forbids; empty: it can."""
+
+    def reload(self, reload: Reload, done: Callable[[Outcome], None]) -> None:
+        """Apply at the next boundary; `done` is called from the learner's thread, once for each reload, in order."""
 
 
 class LiveAgent:
     """One agent on the bus. Configurations are applied in the order of their versions, each at most once."""
 
-    def __init__(self, bus: Bus, learner: Learner, keeper: Keeper | None = None, guard: Guard | None = None) -> None:
+    def __init__(self, bus: Bus, learner: Learner, keeper: Keeps | None = None, guard: Guard | None = None) -> None:
         self._bus, self._journal, self.learner, self._keeper = bus, Journal(bus), learner, keeper
         self._guard = guard
         self._telling: asyncio.Task[None] | None = None
         self.agent_id, self.run_id = learner.agent_id, fresh_id("run")
         self.heard = 0
         self._history: History[AgentEvent] = History("agent", self.agent_id)
-        self._outbox: deque[tuple[str, AgentEvent]] = deque()
+        self._is_away = False
+        self._outbox: deque[tuple[str, AgentEvent, dict[str, str]]] = deque()
+        """What is to be said, by which cause and in which trace."""
         self._waiting = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
-    async def start(self, before: RunningAgent) -> None:
-        """Say that it runs, then listen; a configuration that came meanwhile is applied like a new one."""
+    async def start(self, before: RunningAgent, *, adopt: bool = True) -> None:
+        """Say that it runs, then listen; a configuration that came meanwhile is applied like a new one.
+
+        before: what the learner runs now, as of its last run: `applied` is the version of its values. adopt: apply the
+        newest configuration where that is another one; otherwise it counts as heard, and only a later one is applied.
+        """
         self._history = await until_possible(lambda: self._journal.newest("agent", self.agent_id))
-        self.heard = before.applied
+        if not adopt:
+            newest = await until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
+            before = replace(before, heard=newest.sequence if newest else 0, refusal=None)
         self._say(
             f"{self.run_id}.started",
             AgentStarted(
@@ -145,7 +171,8 @@ class LiveAgent:
                 applied_version=before.applied,
             ),
         )
-        self.heard = max(before.applied, before.refusal.version if before.refusal else 0)
+        refused = before.refusal.version if before.refusal else 0
+        self.heard = max(before.applied, refused) if adopt else before.heard
         await self._bus.client.subscribe(live_subject(self.agent_id), cb=self._on_live)  # before reading: no gap
         await self.catch_up()
 
@@ -180,7 +207,8 @@ class LiveAgent:
         if headers.get("Nats-Stream") == "AGENTS" and headers.get("Nats-Sequence", "").isdigit():
             time = stored_time(headers["Nats-Time-Stamp"])
             stored = Stored(int(headers["Nats-Sequence"]), headers.get("Nats-Msg-Id", ""), message.data, time)
-            await self._offer(stored, headers.get("Nats-Subject", ""))
+            with span("hear a configuration", headers):
+                await self._offer(stored, headers.get("Nats-Subject", ""))
 
     async def _offer(self, stored: Stored, subject: str) -> None:
         version, message_id, body, time = stored
@@ -192,7 +220,7 @@ class LiveAgent:
                 command = decode(subject, body)
             except Poison as error:
                 await self._put_aside(version, subject, body, error)
-                self._refuse(f"AGENTS-{version}", version, UNREADABLE, [f"{error.reason}: {error}"])
+                self._refuse(f"AGENTS-{version}.{version}", version, UNREADABLE, [f"{error.reason}: {error}"])
                 return
             if isinstance(command, ConfigureAgent):
                 barred = await self._barred(command, Standing(before, self.learner.values(), time))
@@ -207,13 +235,13 @@ class LiveAgent:
             if self._telling is not None:
                 await self._telling
             history: History[AgentEvent] = await until_possible(lambda: self._journal.read("agent", self.agent_id))
-            past = (*history.events, *(event for _, event in self._outbox))
+            past = (*history.events, *(waiting[1] for waiting in self._outbox))
         return self._guard.objections(command, now, past)
 
     async def _configure(self, version: int, cause: str, command: ConfigureAgent, barred: Sequence[str]) -> None:
         running = self.learner.values()
         if reasons := [*barred, *self._objections(command, running)]:
-            self._refuse(cause, version, command.update_id, reasons)
+            self._refuse(f"{cause}.{version}", version, command.update_id, reasons)
             return
         changed = [name for name, value in command.values.items() if running.get(name) != value]
         accepted = AgentAccepted(
@@ -232,10 +260,12 @@ class LiveAgent:
             twin=command.twin,
         )
 
-        def applied(found: Applied) -> None:  # called from the learner's thread
-            self._loop.call_soon_threadsafe(self._tell, f"{cause}.{version}", command, found)
+        trace = contextvars.copy_context()
 
-        self.learner.reload(reload, applied)
+        def done(found: Outcome) -> None:  # called from the learner's thread, which knows no trace
+            self._loop.call_soon_threadsafe(self._ended, f"{cause}.{version}", command, found, context=trace)
+
+        self.learner.reload(reload, done)
 
     def _applies(self, command: ConfigureAgent, changed: Sequence[str]) -> Moment:
         """When all of it is in use: a learner goes back to a snapshot, and is copied, between two episodes."""
@@ -247,7 +277,7 @@ class LiveAgent:
         refused = AgentRefused(
             agent_id=self.agent_id, version=version, update_id=update_id, reasons=tuple(text[:1000] for text in reasons)
         )
-        self._say(f"{cause}.{version}.refused", refused)
+        self._say(f"{cause}.refused", refused)
 
     def _objections(self, command: ConfigureAgent, running: dict[str, Value]) -> list[str]:
         """The agent's own last check: what it cannot run it refuses, whoever approved it."""
@@ -255,7 +285,9 @@ class LiveAgent:
             return [f"{self.agent_id} follows a reference policy: it has no hyperparameters"]
         if missing := sorted(set(running) - set(command.values)):
             return [f"a configuration carries the whole set; {', '.join(missing)} missing"]
-        return objections(ALGORITHMS[self.learner.algorithm], command.values, running, "low")
+        environments = PARALLEL if self.learner.world else None
+        broken = objections(ALGORITHMS[self.learner.algorithm], command.values, running, "low", environments)
+        return broken + self.learner.objections(command.values)
 
     async def _snapshot(self, command: ConfigureAgent) -> bytes | None:
         """What it is to go back to; None: nothing, or it is gone: then the values alone go back."""
@@ -263,27 +295,42 @@ class LiveAgent:
         if ref is None or ref.agent_id != self.agent_id:
             return None
         try:
-            return await until_possible(lambda: Snapshots(self._bus).get(ref))
+            return await until_possible(lambda: (self._keeper or Snapshots(self._bus)).get(ref))
         except NoSnapshot as error:
             log.warning("nothing to go back to", extra={"agent": self.agent_id, "error": str(error)})
             return None
 
-    def _tell(self, cause: str, command: ConfigureAgent, applied: Applied) -> None:
-        """Say what was applied, in order; what it was before is stored first, so that its name can be told."""
-        before = self._telling
-        if applied.taken is None and (before is None or before.done()):
-            self._applied(cause, command, applied, None)
+    def _ended(self, cause: str, command: ConfigureAgent, found: Outcome) -> None:
+        if isinstance(found, Declined):
+            self._tell(cause, command, found)
+            return
+        took = found.milliseconds / 1e3
+        metrics.RELOADING.labels(str(self.learner.algorithm)).observe(took)
+        with elapsed_span("reload", took):
+            self._tell(cause, command, found)
+
+    def _tell(self, cause: str, command: ConfigureAgent, found: Outcome) -> None:
+        """Say what became of it, in order; what the learner was is stored first, so that its name can be told."""
+        before, taken = self._telling, found.taken if isinstance(found, Applied) else None
+        if taken is None and (before is None or before.done()):
+            self._settle(cause, command, found, None)
             return
 
         async def tell() -> None:
             if before is not None:
                 await before
             stored = None
-            if applied.taken is not None and self._keeper is not None:
-                stored = await self._keeper.store(self.run_id, applied.taken)
-            self._applied(cause, command, applied, stored)
+            if taken is not None and self._keeper is not None:
+                stored = await self._keeper.store(self.run_id, taken)
+            self._settle(cause, command, found, stored)
 
         self._telling = asyncio.create_task(tell())
+
+    def _settle(self, cause: str, command: ConfigureAgent, found: Outcome, stored: SnapshotRef | None) -> None:
+        if isinstance(found, Declined):
+            self._refuse(cause, found.reload.version, found.reload.update_id, found.reasons)
+        else:
+            self._applied(cause, command, found, stored)
 
     def say_restored(self, ref: SnapshotRef, weights: str) -> None:
         """Say that it goes on from a snapshot after a restart."""
@@ -320,7 +367,7 @@ class LiveAgent:
         )
 
     def _say(self, cause: str, event: AgentEvent) -> None:
-        self._outbox.append((cause, event))
+        self._outbox.append((cause, event, trace_headers()))
         self._waiting.set()
 
     async def _write(self) -> None:
@@ -328,26 +375,31 @@ class LiveAgent:
             self._waiting.clear()
             while self._outbox:
                 await self._write_first()
+                end_if_cancelled()
             await self._waiting.wait()
 
     async def _write_first(self) -> None:
         """Append the oldest event; while NATS is away, wait: what happened is said, in order, when it is back."""
-        cause, event = self._outbox[0]
+        cause, event, trace = self._outbox[0]
         try:
-            await self._journal.append([event], self._history, cause=cause)
+            with span(f"say {event.kind}", trace):
+                await self._journal.append([event], self._history, cause=cause)
+            self._is_away = False
             self._outbox.popleft()  # only now: a cancelled append is tried again, and its cause keeps it single
             new: History[AgentEvent] = await self._journal.read("agent", self.agent_id, after=self._history.version)
             self._history = self._history.extended(new)
         except Conflict:
             self._history = await self._journal.newest("agent", self.agent_id)
         except (Transient, NatsError, OSError, TimeoutError) as error:
-            log.warning("cannot say yet", extra={"agent": self.agent_id, "event": event.kind, "error": str(error)})
+            level, self._is_away = logging.DEBUG if self._is_away else logging.WARNING, True  # once in an outage
+            log.log(level, "cannot say yet", extra={"agent": self.agent_id, "event": event.kind, "error": str(error)})
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self.catch_up()
+            end_if_cancelled()
 
     async def _put_aside(self, version: int, subject: str, body: bytes, error: Poison) -> None:
         letter = Unreadable("AGENTS", self.agent_id, version, subject, body)
@@ -362,9 +414,11 @@ async def last_run(bus: Bus, agent_id: str) -> RunningAgent:
 
 async def until_possible(attempt: Callable[[], Awaitable[T]]) -> T:
     """Try again while NATS is away: an agent goes on learning meanwhile."""
+    level = logging.WARNING
     while True:
         try:
             return await attempt()
         except (Transient, NatsError, OSError, TimeoutError) as error:
-            log.warning("NATS does not answer", extra={"error": f"{type(error).__name__}: {error}"})
+            log.log(level, "NATS does not answer", extra={"error": f"{type(error).__name__}: {error}"})
+            level = logging.DEBUG  # once in an outage
             await asyncio.sleep(RETRY_SECONDS)

@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Protocol
 
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
-from tars.runtime.snapshots import Snapshots
+from tars.runtime.snapshots import KEPT, NoSnapshot, Snapshots
 from tars.schemas.errors import Transient
 from tars.schemas.snapshot import SnapshotRef
 
@@ -51,6 +54,16 @@ class Taken:
 def is_due(episodes: int) -> bool:
     """Say whether a snapshot is taken after so many episodes."""
     return episodes == FIRST_SNAPSHOT or (episodes > 0 and episodes % SNAPSHOT_EVERY == 0)
+
+
+class Keeps(Protocol):
+    """Where an agent's snapshots are kept."""
+
+    async def store(self, run_id: str, taken: Taken) -> SnapshotRef | None:
+        """Keep it; None: it could not be kept."""
+
+    async def get(self, ref: SnapshotRef) -> bytes:
+        """Read it; raises NoSnapshot when it is gone or altered, Transient while it cannot be read."""
 
 
 class Keeper:
@@ -97,3 +110,45 @@ class Keeper:
             return None
         self._fails = False
         return ref
+
+    async def get(self, ref: SnapshotRef) -> bytes:
+        """Read a snapshot from the store."""
+        return await self._snapshots.get(ref)
+
+
+class DiskKeeper:
+    """Keeps an attached agent's snapshots in a folder of its own while its process runs: they leave it for nobody."""
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="tars-", ignore_cleanup_errors=True)
+        self._names: deque[str] = deque()
+
+    async def store(self, run_id: str, taken: Taken) -> SnapshotRef | None:
+        """Write it, and delete the oldest; None: the disk would not take it."""
+        ref = taken.ref(run_id)
+        try:
+            await asyncio.to_thread(self._path(ref.name).write_bytes, taken.data)
+        except OSError as error:
+            log.warning("a snapshot is not stored", extra={"agent": taken.agent_id, "error": str(error)})
+            return None
+        self._names.append(ref.name)
+        while len(self._names) > KEPT:
+            self._path(self._names.popleft()).unlink(missing_ok=True)
+        return ref
+
+    async def get(self, ref: SnapshotRef) -> bytes:
+        """Read it; raises NoSnapshot."""
+        try:
+            data = await asyncio.to_thread(self._path(ref.name).read_bytes)
+        except OSError as error:
+            raise NoSnapshot(f"snapshot {ref.name} is gone: the last {KEPT} of a run are kept") from error
+        if sha256(data).hexdigest() != ref.sha256:
+            raise NoSnapshot(f"snapshot {ref.name} was altered: its sha256 is not {ref.sha256[:12]}...")
+        return data
+
+    def close(self) -> None:
+        """Delete them all."""
+        self._folder.cleanup()
+
+    def _path(self, name: str) -> Path:
+        return Path(self._folder.name) / name

@@ -24,7 +24,7 @@ from tars.agents.host import Applied, Reload
 from tars.agents.joint_game import JointGame
 from tars.agents.keeper import Taken, is_due
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
-from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Moment, Value
+from tars.schemas.hyperparameters import GAME_ROLES, AlgorithmName, Moment, Value, Values
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +109,13 @@ class Player:
         """Say when a change of these keys is in use: the latest of them."""
         return max((self.population.takes_effect(name) for name in names), key=ORDER.index, default="live")
 
-    def reload(self, reload: Reload, applied: Callable[[Applied], None]) -> None:
+    def objections(self, values: Values) -> list[str]:  # noqa: ARG002 - the protocol's
+        """Nothing beyond its algorithm's rules: every declared key of our own engine can be written."""
+        return []
+
+    def reload(self, reload: Reload, done: Callable[[Applied], None]) -> None:
         """Hand a reload to the training thread."""
-        self._inbox.put(Waiting(self, reload, applied))
+        self._inbox.put(Waiting(self, reload, done))
 
     def changed(self, reload: Reload) -> list[str]:
         """What a reload changes."""

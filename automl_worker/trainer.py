@@ -14,6 +14,7 @@ from nats.js import JetStreamContext
 
 from tars.automl_worker.training import Result, group_of, run_group
 from tars.producers.agent_reports import Reporter
+from tars.runtime import metrics
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import AWAY, DELIVERIES, dead_letter, keep_in_progress, settle
@@ -180,7 +181,8 @@ class Trainer:
         results = run_group([trial for _, trial in group], self._progress, more, self._allowed, snapshot)
         thread = ThreadPoolExecutor(1, "training")  # one for all of a group: what a thread sets for itself holds
         try:
-            with span(f"train {len(group)} trials", group[0][0].headers):
+            asked = [message.headers for message, _ in group]
+            with span("train trials", asked[0], beside=asked[1:]):
                 while (result := await self._loop.run_in_executor(thread, next, results, None)) is not None:
                     await self._count(result)
                     await hand.settle(messages.pop(result.trial.key))
@@ -229,6 +231,8 @@ class Trainer:
             )
         while True:
             if await self._stored(event):
+                outcome = event.kind.split(".")[1]
+                metrics.TRIAL_CPU.labels(trial.algorithm, outcome).observe(result.cpu_seconds)
                 return
             await asyncio.sleep(AGAIN_SECONDS)  # training it again would cost more than waiting for NATS
 
@@ -255,6 +259,7 @@ class Hand:
         for message in messages:
             beat = asyncio.create_task(keep_in_progress(message, self._ack_wait / 3))
             self._held[id(message)] = message, beat
+            metrics.TRIALS_HELD.inc()
 
     async def settle(self, message: Msg) -> None:
         """Acknowledge one: its effect is stored."""
@@ -264,6 +269,7 @@ class Hand:
     def drop(self, message: Msg) -> None:
         """Hold one no longer."""
         _, beat = self._held.pop(id(message))
+        metrics.TRIALS_HELD.dec()
         beat.cancel()
 
     async def give_back(self) -> None:

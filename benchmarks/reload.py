@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from attached import local_apply, overhead
 from report import Figure, arguments, percentile, show
 from tars.agents.app import Host
 from tars.agents.app import worker as agents_worker
@@ -73,10 +74,10 @@ class Watched:
         self.applied: dict[int, float] = {}
         player.reload = self._reload  # type: ignore[method-assign] # measured at the learner's own door
 
-    def _reload(self, reload: Reload, applied: Any) -> None:
+    def _reload(self, reload: Reload, done: Any) -> None:
         def noted(found: Any) -> None:
             self.applied[reload.version] = time.perf_counter()
-            applied(found)
+            done(found)
 
         self._inner(reload, noted)
 
@@ -153,6 +154,7 @@ async def measure(*, quick: bool) -> list[Figure]:
         await sync.wait()
         agents.cancel()
         await asyncio.gather(agents, return_exceptions=True)
+        guest = await asyncio.to_thread(overhead, server.url, quick=quick)
         await bus.close()
         await other.close()
         server.stop()
@@ -167,6 +169,8 @@ async def measure(*, quick: bool) -> list[Figure]:
             "approve_to_applied_p99_ms", percentile(approvals_took, 0.99), 250, 100,
             note=f"p50 {percentile(approvals_took, 0.5):.2f}; n {approvals}",
         ),
+        guest,
+        await asyncio.to_thread(local_apply, quick=quick),
     ]  # fmt: skip
 
 

@@ -270,21 +270,28 @@ async def searched(trials: int, trainers: int) -> Searched:
 
 
 async def trained(trials: int, theirs: int, counts: Sequence[int], repeats: int) -> Sequence[Figure]:
-    """Studies with one trainer and with two in turn; and Optuna with SB3."""
+    """Studies with one trainer and with two, and Optuna with SB3, in turn."""
     runs: dict[int, list[Searched]] = {count: [] for count in counts}
+    base: list[float] = []
     for _ in range(repeats):
+        base.append(optuna_sb3(theirs) / theirs)
         for count, done in runs.items():
             done.append(await searched(trials, count))
-    ours, base = statistics.median(run.cpu for run in runs[1]) / trials, optuna_sb3(theirs) / theirs
-    note = f"a trial: ours {ours * 1e3:.1f} ms, coordinator and trainer; SB3 {base * 1e3:.0f} ms, of {theirs} trials"
-    figures = [Figure("trials_vs_optuna_sb3", base / ours, 10, 18, more=True, note=note)]
+    ratios = [sb3 / (run.cpu / trials) for sb3, run in zip(base, runs[1], strict=True)]
+    coordinator, trainer = (
+        1e3 * statistics.median(seconds) / trials
+        for seconds in ([run.coordinator for run in runs[1]], [run.trainers[0] for run in runs[1]])
+    )
+    note = (
+        f"a trial: coordinator {coordinator:.1f} ms, trainer {trainer:.1f}; SB3 {1e3 * statistics.median(base):.0f}, "
+        f"of {theirs} trials; {min(ratios):.1f} to {max(ratios):.1f} in {repeats} rounds"
+    )
+    figures = [Figure("trials_vs_optuna_sb3", statistics.median(ratios), 10, 18, more=True, note=note)]
     if 2 in runs:
         one, two = (min(run.wall for run in runs[count]) for count in (1, 2))
-        busiest = min(max(run.trainers) for run in runs[2])
-        alone = min(run.trainers[0] for run in runs[1])
-        note = (
-            f"{one:.1f} s and {two:.1f} s, best of {repeats}; in CPU time of the busier trainer {alone / busiest:.2f}"
-        )
+        busier = statistics.median(max(run.trainers) for run in runs[2])
+        alone = statistics.median(run.trainers[0] for run in runs[1])
+        note = f"{one:.1f} s and {two:.1f} s, best of {repeats}; in CPU time of the busier trainer {alone / busier:.2f}"
         figures.append(Figure("two_trainers_vs_one", one / two, 1.5, 1.8, more=True, note=note))
     return figures
 
@@ -329,7 +336,7 @@ def parts(*, quick: bool) -> dict[str, Part]:
     return {
         "coordinator": lambda: asyncio.run(coordinated(1000)),
         "rebuild": lambda: asyncio.run(rebuilt(3000)),
-        "trainers": lambda: asyncio.run(trained(200, 20, (1, 2), 3)),
+        "trainers": lambda: asyncio.run(trained(200, 10, (1, 2), 4)),
         "gains": lambda: [gain(algorithm, 5, GAINS) for algorithm in GAME_ROLES.values()],
         "batches": lambda: batches("dqn", 10),
         "warm": lambda: warm("dqn", 10),

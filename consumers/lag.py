@@ -1,43 +1,58 @@
-"""What waits before each durable consumer, measured now and then."""
+"""What waits before each durable, what the streams hold and how many rows there are, measured now and then."""
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from nats.errors import Error as NatsError
-from prometheus_client import CollectorRegistry, Gauge
 from redis.exceptions import RedisError
 
+from tars.runtime import metrics
 from tars.runtime import view_changes as keys
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.view_changes import Changes
 from tars.runtime.view_store import MemoryViews, RedisWriter
-from tars.schemas.streams import DURABLES
-from tars.schemas.views import PipelineRow
+from tars.schemas.streams import DURABLES, STREAMS
+from tars.schemas.views import PipelineRow, StatsRow
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 5.0
+COUNTED: Final = ("agents", "studies", "updates", "pending", "dead", "sessions")
+"""Of StatsRow, what is a number of rows now."""
 
 
-async def watch_lag(bus: Bus, memory: MemoryViews, writer: RedisWriter | None, registry: CollectorRegistry) -> None:
-    """Measure until cancelled: as a gauge, in memory and in Redis."""
-    gauge = Gauge("tars_consumer_waiting_messages", "Messages before a durable.", ["durable"], registry=registry)
+async def watch_lag(bus: Bus, memory: MemoryViews, writer: RedisWriter | None) -> None:
+    """Measure until cancelled: as gauges, and what waits also in memory and in Redis."""
     while True:
         end_if_cancelled()
         try:
             rows = [await _measure(bus, name) for name in DURABLES]
-            for row in rows:
-                gauge.labels(row.durable).set(row.waiting)
+            show(rows, memory.stats())
             changes = Changes()
             changes.put(keys.PIPELINE, {row.durable: row.model_dump_json() for row in rows})
             memory.apply(changes)
+            for stream in STREAMS:
+                state = (await bus.stream(stream)).state
+                metrics.STREAM_MESSAGES.labels(stream).set(state.messages)
+                metrics.STREAM_BYTES.labels(stream).set(state.bytes)
             if writer is not None:
                 await writer.pipeline(rows)
         except (NatsError, RedisError, OSError, TimeoutError) as error:
             log.debug("lag not measured", extra={"error": repr(error)})
         await asyncio.sleep(EVERY_SECONDS)
+
+
+def show(rows: Sequence[PipelineRow], stats: StatsRow) -> None:
+    """Put what was measured on the gauges."""
+    for row in rows:
+        metrics.WAITING.labels(row.durable).set(row.waiting)
+        metrics.UNACKNOWLEDGED.labels(row.durable).set(row.unacknowledged)
+        metrics.REDELIVERED.labels(row.durable).set(row.redelivered)
+    for view in COUNTED:
+        metrics.VIEW_ROWS.labels(view).set(getattr(stats, view))
 
 
 async def _measure(bus: Bus, name: str) -> PipelineRow:

@@ -10,6 +10,6 @@ def worker(settings: Settings) -> Worker:
 
     async def tell(running: Worker) -> None:
         artefacts = settings.tars_data / "mlflow-artefacts"
-        await MlflowSink(running.bus, settings.mlflow, artefacts, running.registry).run()
+        await MlflowSink(running.bus, settings.mlflow, artefacts).run()
 
     return Worker("mlflow", settings, tasks=(tell,))

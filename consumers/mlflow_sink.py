@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from prometheus_client import CollectorRegistry, Gauge
 
 from tars.consumers.mlflow_records import Record, records, watched
 from tars.consumers.mlflow_store import MlflowAway, MlflowStore, Unwritable
+from tars.runtime import metrics
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
@@ -39,15 +39,12 @@ STREAMS: Final[Mapping[str, tuple[str, ...]]] = {
 class MlflowSink:
     """Tells one MLflow store of one ledger. NATS keeps nothing for it: without a sink there is no trace of one."""
 
-    def __init__(self, bus: Bus, uri: str, artefacts: Path, registry: CollectorRegistry) -> None:
+    def __init__(self, bus: Bus, uri: str, artefacts: Path) -> None:
         self._bus, self._journal = bus, Journal(bus)
         self._uri, self._artefacts = uri, artefacts
         self._at = dict.fromkeys(STREAMS, 1)
         """By stream, the sequence to read next."""
         self._away = False
-        self._waiting = Gauge(
-            "tars_mlflow_waiting_messages", "Messages that MLflow has not heard of.", ["stream"], registry=registry
-        )
 
     async def run(self) -> None:
         """Tell until cancelled, whatever goes away meanwhile."""
@@ -139,7 +136,7 @@ class MlflowSink:
         """Say how far behind MLflow is; raises Transient where a stream ends before what was read of it."""
         for stream, at in self._at.items():
             last = (await self._bus.stream(stream)).state.last_seq
-            self._waiting.labels(stream).set(last - at + 1)
+            metrics.MLFLOW_WAITING.labels(stream).set(last - at + 1)
             if last < at - 1:
                 raise Transient(f"{stream} ends at {last}, and was read up to {at - 1}: it is another ledger")
 

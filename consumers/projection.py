@@ -12,6 +12,7 @@ from nats.js.api import StreamInfo
 from redis.exceptions import RedisError
 
 from tars.consumers.boards import BOARDS, Board, Stored
+from tars.runtime import metrics
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
@@ -67,6 +68,7 @@ class Projection:
 
     async def run(self, stream: str) -> None:
         """Fold a stream until cancelled, whatever goes away meanwhile; raises OtherLedger when it was made anew."""
+        metrics.VIEW_SKIPPED.labels(stream)  # a zero, so that the first one is an increase
         clock, delay, since = asyncio.get_running_loop().time, RETRY_SECONDS, 0.0
         while True:
             end_if_cancelled()
@@ -97,6 +99,7 @@ class Projection:
                 batch = [_stored(message) for message in await self._journal.page(stream, at, BATCH)]
                 if not batch:
                     self._caught_up(stream)
+                    metrics.VIEW_CURRENT.labels(stream).set_to_current_time()
                     await redis.look()
                     if await bell.wait(IDLE_SECONDS):
                         await asyncio.sleep(GATHER_SECONDS)
@@ -139,6 +142,7 @@ class Projection:
                 board.fold(stored)
             except Poison as error:
                 self.skipped[stream] += 1
+                metrics.VIEW_SKIPPED.labels(stream).inc()
                 log.warning("not readable", extra={"stream": stream, "sequence": stored.sequence, "error": str(error)})
         return board.changes()
 
@@ -160,6 +164,8 @@ class InRedis:
             self._written = await self._writer.open(self._stream, self._epoch, last)
         except RedisError as error:
             self._lose(error)
+        else:
+            metrics.VIEW_IN_REDIS.labels(self._stream).set(1)
 
     async def look(self) -> None:
         """Read the position; raises Rewind when rows are missing there, or Redis is back."""
@@ -196,6 +202,7 @@ class InRedis:
         if self._written is not None:
             log.warning("Redis is away: rows are kept in memory", extra={"stream": self._stream, "error": str(error)})
         self._written = None
+        metrics.VIEW_IN_REDIS.labels(self._stream).set(0)
 
 
 def _stored(message: Msg) -> Stored:

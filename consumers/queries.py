@@ -1,6 +1,7 @@
 """Answers to `tars.query.<name>.v1`, from the views in memory."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
+from tars.runtime import metrics
 from tars.runtime.bus import Bus
 from tars.runtime.view_store import Views
 from tars.schemas.message import Frozen
@@ -63,7 +65,9 @@ async def serve_queries(bus: Bus, views: Views) -> None:
     """Answer questions for as long as the connection lives."""
 
     async def on_question(message: Msg) -> None:
+        began, name = time.perf_counter(), message.subject.split(".")[2]
         body = answer(views, message.subject, message.data).model_dump_json().encode()
+        metrics.ANSWERING.labels(name if name in FIND else "unknown").observe(time.perf_counter() - began)
         if len(body) > bus.client.max_payload:
             body = Reply(error="the answer is too long for one message: ask for fewer rows").model_dump_json().encode()
         try:

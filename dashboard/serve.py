@@ -14,7 +14,7 @@ def serve(settings: Settings, port: int) -> None:
     """
     options = {
         "server.port": str(port),
-        "server.address": "127.0.0.1",
+        "server.address": settings.listen_address,
         "server.headless": "true",
         "browser.gatherUsageStats": "false",
         "server.fileWatcherType": "none",

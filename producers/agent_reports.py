@@ -7,6 +7,7 @@ from typing import Final
 
 from nats.errors import Error as NatsError
 
+from tars.runtime import metrics
 from tars.runtime.bus import Bus
 from tars.schemas.message import Report
 
@@ -28,7 +29,8 @@ class Reporter:
 
     def report(self, message: Report) -> None:
         """Send soon; returns at once, from whatever thread."""
-        self.lost += len(self._waiting) == KEPT  # the oldest is dropped for it
+        if len(self._waiting) == KEPT:
+            self._lose(1)  # the oldest is dropped for it
         self._waiting.append(message)
 
     async def run(self) -> None:
@@ -38,7 +40,11 @@ class Reporter:
                 try:
                     await self._bus.report(self._waiting.popleft())
                 except (NatsError, OSError) as error:
-                    self.lost += 1 + len(self._waiting)
+                    self._lose(1 + len(self._waiting))
                     self._waiting.clear()
                     log.debug("reports lost", extra={"lost": self.lost, "error": repr(error)})
             await asyncio.sleep(FLUSH_SECONDS)
+
+    def _lose(self, number: int) -> None:
+        self.lost += number
+        metrics.REPORTS_LOST.inc(number)

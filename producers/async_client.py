@@ -28,6 +28,7 @@ from tars.runtime.bus import Bus, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings, load_settings
 from tars.runtime.signing import signer_of
+from tars.runtime.telemetry import sending
 from tars.schemas.errors import TarsError, Transient
 from tars.schemas.message import Answer, By, Command, Event, Report
 from tars.schemas.queries import Ask, Reply, query_subject, rows_of
@@ -99,7 +100,8 @@ class AsyncClient:
         """
         lock = self._one_at_a_time.setdefault(f"{command.noun}.{command.key}", asyncio.Lock())
         async with lock:
-            return await self._send(await self._complete(command), command_id or fresh_id("c"))
+            with sending(command.kind):
+                return await self._send(await self._complete(command), command_id or fresh_id("c"))
 
     async def _complete(self, command: Command) -> Command:
         """A deadline; and an approval that is signed names the content it approves, as the ledger has it."""

@@ -10,12 +10,13 @@ from typing import Any
 import uvicorn
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker, NatsRouter
-from faststream.nats.opentelemetry import NatsTelemetryMiddleware
-from faststream.nats.prometheus import NatsPrometheusMiddleware
 from nats.errors import Error as NatsError
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import make_asgi_app
 
+from tars import __version__
+from tars.runtime import metrics
 from tars.runtime.bus import Bus, connect_bus
+from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Delivery
 from tars.runtime.journal import Journal
 from tars.runtime.provision import check_provisioned
@@ -27,6 +28,11 @@ log = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds that a stopping worker gives to what it is doing."""
+
+
+class CannotListen(TarsError):
+    """The address is none of this machine's, or it has no free port."""
+
 
 LongTask = Callable[["Worker"], Awaitable[None]]
 
@@ -48,7 +54,6 @@ class Worker:
     """What handlers ask for by `Context()`, besides settings, bus and journal."""
     is_ready: Callable[[], bool] = lambda: True
     on_reconnect: Callable[[], Awaitable[None]] | None = None
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     bus: Bus = field(init=False)
     _up: bool = field(init=False, default=False)
 
@@ -57,7 +62,8 @@ class Worker:
 
         port: the documented one, or 0; when it is taken a free one is used. `started` hears which.
         """
-        listening = listen(port)
+        metrics.describe(self.name, __version__)
+        listening = listen(port, self.settings.listen_address)
         broker = self._broker()
         server = uvicorn.Server(uvicorn.Config(self._app(broker), lifespan="off", log_config=None, access_log=False))
         if started is not None:
@@ -82,6 +88,7 @@ class Worker:
             for key, value in self._context().items():
                 broker.context.set_global(key, value)
             await broker.start()
+            end_if_cancelled()  # connecting may have swallowed it
             self._up = True
             async with asyncio.TaskGroup() as group:
                 for task in self.tasks:
@@ -99,7 +106,7 @@ class Worker:
 
     def _broker(self) -> NatsBroker:
         broker = NatsBroker(
-            self.settings.nats,
+            self.settings.nats.split(","),
             name=self.name,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
@@ -107,11 +114,8 @@ class Worker:
             pending_size=0,
             graceful_timeout=GRACE,
             logger=None,
-            middlewares=(
-                Delivery,  # type: ignore[arg-type] # a class is a factory of itself; outermost: the others still see the error
-                NatsTelemetryMiddleware(),
-                NatsPrometheusMiddleware(registry=self.registry, app_name=self.name),
-            ),
+            # Nothing of FastStream's telemetry: it labels series and spans with whole subjects, ids included, for ever.
+            middlewares=(Delivery,),  # type: ignore[arg-type] # a class is a factory of itself
         )
         broker.include_routers(*self.routers)
         return broker
@@ -128,7 +132,7 @@ class Worker:
             fit = await self._is_fit()
             return AsgiResponse(b"ready" if fit else b"not ready", 200 if fit else 503)
 
-        routes = (("/health", health), ("/ready", ready), ("/metrics", make_asgi_app(self.registry)))
+        routes = (("/health", health), ("/ready", ready), ("/metrics", make_asgi_app(metrics.REGISTRY)))
         return AsgiFastStream(broker, logger=None, asgi_routes=routes)
 
     async def _is_fit(self) -> bool:
@@ -142,14 +146,18 @@ class Worker:
         return True
 
 
-def listen(port: int) -> socket.socket:
-    """Listen on loopback at `port`, or on a free port where it is taken."""
+def listen(port: int, address: str = "127.0.0.1") -> socket.socket:
+    """Listen at `port`, or on a free port where it is taken; raises CannotListen when nothing is free there."""
+    why: OSError | None = None
     for candidate in (port, 0):
         try:
-            return socket.create_server(("127.0.0.1", candidate))
-        except OSError:
-            log.info("port is taken", extra={"port": candidate})
-    raise OSError("no free port on 127.0.0.1")
+            return socket.create_server(
+                (address, candidate), family=socket.AF_INET6 if ":" in address else socket.AF_INET
+            )
+        except OSError as error:
+            why = error
+            log.info("port is taken", extra={"port": candidate, "error": error.strerror})
+    raise CannotListen(f"nothing can listen on {address} ({why}): set LISTEN_ADDRESS to an address of this machine")
 
 
 def run_worker(worker: Worker, port: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -15,6 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
+from tars.runtime import metrics
 from tars.runtime.signing import Signer
 from tars.runtime.telemetry import trace_headers
 from tars.schemas.errors import Conflict, TarsError, Transient
@@ -87,19 +89,19 @@ class Bus:
         if batch is not None and not batch[2]:
             await self.client.publish(message.subject, body, headers=headers)
             return 0
-        return await self._store(message.subject, body, headers)
+        return await self._store(message, body, headers)
 
     async def report(self, message: Message) -> None:
         """Send a measurement without waiting for its storage; raises NatsError when it cannot be sent."""
         await self.client.publish(
             message.subject, message.model_dump_json().encode(), headers=self._headers(message, fresh_id("r"), None)
         )
+        metrics.REPORTS_SENT.labels(message.kind).inc()
 
-    async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
+    async def _store(self, message: Message, body: bytes, headers: dict[str, str]) -> int:
+        subject, stream, began = message.subject, stream_of(message.subject), time.perf_counter()
         try:
-            ack = await self.jetstream.publish(
-                subject, body, stream=stream_of(subject), timeout=PUBLISH_TIMEOUT, headers=headers
-            )
+            ack = await self.jetstream.publish(subject, body, stream=stream, timeout=PUBLISH_TIMEOUT, headers=headers)
         except APIError as error:
             if error.err_code in {WRONG_LAST_SEQUENCE, DUPLICATE_IN_BATCH}:
                 raise Conflict(f"{subject}: {error.description}") from error
@@ -108,6 +110,9 @@ class Bus:
             raise  # nothing was sent, and nothing will be
         except (NatsError, TimeoutError) as error:
             raise Transient(f"{subject}: not acknowledged ({type(error).__name__})") from error
+        metrics.STORING.labels(stream).observe(time.perf_counter() - began)
+        if not ack.duplicate:
+            metrics.STORED.labels(message.kind).inc()
         return ack.seq
 
     def _headers(self, message: Message, message_id: str, by: By | None) -> dict[str, str]:
@@ -213,6 +218,7 @@ async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[N
 
     async def back() -> None:
         log.info("NATS connection is back")
+        metrics.RECONNECTIONS.inc()
         if on_reconnect is not None:
             await on_reconnect()
 
@@ -220,7 +226,7 @@ async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[N
         log.log(logging.DEBUG if isinstance(error, NoServersError | OSError) else logging.WARNING, "NATS: %r", error)
 
     await client.connect(
-        url,
+        url.split(","),
         name=source,
         connect_timeout=2,
         allow_reconnect=True,

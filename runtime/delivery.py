@@ -7,9 +7,10 @@ acknowledgement is by hand, here. Long processes and trainers settle their messa
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 from fast_depends.exceptions import ValidationError as BindError
@@ -19,8 +20,10 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
+from tars.runtime import metrics
 from tars.runtime.bus import Bus, envelope_of
 from tars.runtime.signing import vouched
+from tars.runtime.telemetry import mark_span, span
 from tars.schemas.errors import Conflict, Malformed, Poison, Refused, Transient
 from tars.schemas.message import Answer, Command, Envelope, Event, Message
 from tars.schemas.streams import decode
@@ -35,6 +38,7 @@ DELAYS: Final = (1.0, 5.0, 30.0, 120.0)
 """Seconds before the second, third, ... delivery."""
 CONFLICTS: Final = 20
 """Times that one delivery reads and decides again because somebody else appended first."""
+Settled = Literal["done", "refused", "retried", "returned", "dead"]
 INVALID: Final = (BindError, ValidationError, json.JSONDecodeError, UnicodeDecodeError)
 AWAY: Final = (Transient, NatsError, OSError, TimeoutError)
 """The world is not ready: not the message's fault."""
@@ -58,26 +62,34 @@ async def keep_in_progress(message: Msg, every: float) -> None:
             log.warning("heartbeat not sent", extra={"subject": message.subject, "error": repr(error)})
 
 
-async def settle(bus: Bus, message: Msg, durable: str, error: BaseException | None) -> None:
-    """Acknowledge, give back, delay or dead-letter `message`, as the class of `error` says."""
+async def settle(bus: Bus, message: Msg, durable: str, error: BaseException | None) -> Settled:
+    """Acknowledge, give back, delay or dead-letter `message`, as the class of `error` says; return which."""
     delivered = message.metadata.num_delivered
     if error is None or isinstance(error, Refused):
         await message.ack_sync(timeout=5)
-    elif isinstance(error, asyncio.CancelledError):
+        return "refused" if error else "done"
+    if isinstance(error, asyncio.CancelledError):
         await message.nak()  # unfinished when this process stopped: another takes it now
-    elif isinstance(error, Poison):
-        await dead_letter(bus, message, durable, error.reason, error)
-    elif isinstance(error, INVALID):
-        await dead_letter(bus, message, durable, Malformed.reason, error)
-    elif delivered >= (DELIVERIES if isinstance(error, AWAY) else ATTEMPTS):
-        await dead_letter(bus, message, durable, "attempts-exhausted", error)
-    else:
-        log.warning(
-            "will be tried again",
-            extra={"subject": message.subject, "attempt": delivered, "error": f"{type(error).__name__}: {error}"},
-            exc_info=None if isinstance(error, AWAY) else error,
-        )
-        await message.nak(delay=DELAYS[min(delivered, len(DELAYS)) - 1])
+        return "returned"
+    if reason := _hopeless(error, delivered):
+        await dead_letter(bus, message, durable, reason, error)
+        return "dead"
+    log.warning(
+        "will be tried again",
+        extra={"subject": message.subject, "attempt": delivered, "error": f"{type(error).__name__}: {error}"},
+        exc_info=None if isinstance(error, AWAY) else error,
+    )
+    await message.nak(delay=DELAYS[min(delivered, len(DELAYS)) - 1])
+    return "retried"
+
+
+def _hopeless(error: BaseException, delivered: int) -> str | None:
+    """Why no further delivery can help; None: one may."""
+    if isinstance(error, Poison):
+        return error.reason
+    if isinstance(error, INVALID):
+        return Malformed.reason
+    return metrics.EXHAUSTED if delivered >= (DELIVERIES if isinstance(error, AWAY) else ATTEMPTS) else None
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ async def put_aside(bus: Bus, letter: Unreadable, reason: str, error: BaseExcept
     }
     subject = f"tars.dead.{letter.stream}.{letter.reader}"
     await bus.jetstream.publish(subject, letter.body, stream="DEAD", timeout=5, headers=headers)
+    metrics.DEAD_LETTERS.labels(reason).inc()
     log.error("dead letter", extra={"subject": letter.subject, "reason": reason, "error": told[:300]})
 
 
@@ -146,6 +159,9 @@ class Delivery(BaseMiddleware[Any, Msg]):
         self._beat: asyncio.Task[None] | None = None
         self._answer: tuple[Envelope, Iterable[Event] | Refused] | None = None
         if _is_delivered(self.msg):
+            self._kind, self._began = metrics.kind_of(self.msg.subject), time.perf_counter()
+            self._span = span(f"handle {self._kind}", self.msg.headers)
+            self._span.__enter__()  # left when it is settled, so that what is logged then belongs to the trace too
             self._beat = asyncio.create_task(keep_in_progress(self.msg, self.context.get("ack_wait") / 3))
 
     async def consume_scope(
@@ -179,12 +195,11 @@ class Delivery(BaseMiddleware[Any, Msg]):
         self._beat.cancel()
         with anyio.CancelScope(shield=True):  # a stopping process still settles
             try:
-                bus: Bus = self.context.get("bus")
-                await settle(bus, self.msg, self._durable(), exc_val)
-                if self._answer is not None:
-                    await bus.answer(self._answer[0].reply, answer_to(*self._answer))
+                await self._end(exc_val)
             except Exception:  # settling failed: the server delivers again after ack_wait
                 log.exception("not settled", extra={"subject": self.msg.subject})
+            finally:
+                self._span.__exit__(None, None, None)
         return exc_val is None or isinstance(exc_val, Exception)  # an error ends here; a cancellation goes on
 
     def _envelope(self, message: object) -> Envelope:
@@ -194,8 +209,14 @@ class Delivery(BaseMiddleware[Any, Msg]):
         found, trusted = envelope_of(self.msg, deadline=message.deadline), self.context.get("trust")
         return vouched(found, message, self.msg.headers or {}, self.msg.data, trusted) if trusted else found
 
-    def _durable(self) -> str:
-        return str(self.msg.metadata.consumer)
+    async def _end(self, error: BaseException | None) -> None:
+        bus: Bus = self.context.get("bus")
+        refusal = self._answer[1] if self._answer and isinstance(self._answer[1], Refused) else None
+        settled = await settle(bus, self.msg, str(self.msg.metadata.consumer), error or refusal)
+        metrics.HANDLING.labels(self._kind, settled).observe(time.perf_counter() - self._began)
+        mark_span(settled, error)
+        if self._answer is not None:
+            await bus.answer(self._answer[0].reply, answer_to(*self._answer))
 
 
 async def _until_no_conflict(call_next: Callable[[StreamMessage[Msg]], Awaitable[Any]], msg: StreamMessage[Msg]) -> Any:  # noqa: ANN401 - what the handler returned

@@ -10,8 +10,10 @@ from typing import Any, Generic, TypeVar, cast
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from tars.runtime import metrics
 from tars.runtime.bus import PUBLISH_TIMEOUT, Bus
 from tars.runtime.cancellation import end_if_cancelled
+from tars.runtime.telemetry import link_to
 from tars.schemas.errors import Transient
 from tars.schemas.message import By, Event
 from tars.schemas.streams import decode, history_subject, stream_of
@@ -134,6 +136,8 @@ class Journal:
         """
         if done := history.caused_by(cause):
             return done
+        if history.entries:
+            link_to(history.entries[-1].traceparent)
         await self._commit(events, history, cause, by, 0)
         return tuple(events)
 
@@ -149,6 +153,8 @@ class Journal:
             after = (history_subject(history.noun, history.key), history.version) if index == 0 else None
             place = (batch, index + 1, index + 1 == len(events)) if len(events) > 1 else None
             version = await self._bus.publish(event, id=f"{cause}:{first + index}", by=by, after=after, batch=place)
+        for event in events[:-1]:  # stored with the last one, and counted only now
+            metrics.STORED.labels(event.kind).inc()
         return version
 
 

@@ -13,6 +13,7 @@ import anyio
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from tars.runtime import metrics
 from tars.runtime.bus import Bus, envelope_of
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import dead_letter, keep_in_progress
@@ -146,31 +147,38 @@ async def _fetch(leases: Any) -> list[Msg]:  # noqa: ANN401 - nats-py's subscrip
 async def _run(bus: Bus, message: Msg, durable: str, holder: str, process: Process, ack_wait: float) -> None:
     beat = asyncio.create_task(keep_in_progress(message, ack_wait / 3))
     error: BaseException | None = None
+    ended, held = metrics.LEASES_ENDED, metrics.LEASES_HELD.labels(durable)
+    held.inc()
     try:
         with span(f"run {durable}", message.headers):
             await process(Lease(bus, message, holder))
     except LostLease as lost:
         log.warning("lease lost", extra={"durable": durable, "why": str(lost)})
+        ended.labels(durable, "lost").inc()
         return  # the new holder acknowledges
     except BaseException as caught:  # noqa: BLE001 - settled by its class; a cancellation gives the lease back
         error = caught
     finally:
         beat.cancel()
+        held.dec()
     with anyio.CancelScope(shield=True):
         try:
-            await _settle(bus, message, durable, error)
+            ended.labels(durable, await _settle(bus, message, durable, error)).inc()
         except (NatsError, OSError, TimeoutError):
             log.exception("not settled", extra={"durable": durable})
 
 
-async def _settle(bus: Bus, message: Msg, durable: str, error: BaseException | None) -> None:
+async def _settle(bus: Bus, message: Msg, durable: str, error: BaseException | None) -> str:
     """Give a broken process's lease back: it ends as a failed study or update, never as a dead letter."""
     if error is None:
         await message.ack_sync(timeout=5)
-    elif isinstance(error, asyncio.CancelledError):
+        return "done"
+    if isinstance(error, asyncio.CancelledError):
         await message.nak()  # this worker stops: another takes it now
-    elif isinstance(error, Poison):
+        return "returned"
+    if isinstance(error, Poison):
         await dead_letter(bus, message, durable, error.reason, error)
-    else:
-        log.error("process broke down", extra={"durable": durable, "subject": message.subject}, exc_info=error)
-        await message.nak(delay=DELAYS[min(message.metadata.num_delivered, len(DELAYS)) - 1])
+        return "dead"
+    log.error("process broke down", extra={"durable": durable, "subject": message.subject}, exc_info=error)
+    await message.nak(delay=DELAYS[min(message.metadata.num_delivered, len(DELAYS)) - 1])
+    return "broken"

@@ -1,8 +1,10 @@
 """Streams, object stores and durables on the server: made by `tars provision`, only compared by workers."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -23,6 +25,13 @@ DUPLICATE_WINDOW = 120.0
 """Seconds in which the same message id is stored once."""
 
 
+AGAIN_SECONDS = 0.5
+
+
+class CannotProvision(TarsError):
+    """The server would not make what is needed; the message has its reason."""
+
+
 class NotProvisioned(TarsError):
     """The server lacks a stream, an object store or a durable that this process works on."""
 
@@ -40,7 +49,8 @@ def stream_settings(stream: Stream, replicas: int) -> dict[str, Any]:
         "deny_delete": stream.append_only,
         "deny_purge": stream.append_only,
         "duplicate_window": DUPLICATE_WINDOW,
-        "num_replicas": replicas,
+        # The server replicates nothing that it acknowledges before it is on disk, and never lets that be changed.
+        "num_replicas": 1 if stream.asynchronous else replicas,
     }
     if stream.allow_atomic:
         settings["allow_atomic"] = True
@@ -88,6 +98,21 @@ async def provision(jetstream: JetStreamContext, *, ack_wait: float, replicas: i
         wanted = durable_settings(durable, ack_wait)
         done[f"{durable.stream}/{durable.name}"] = await _ensure_durable(jetstream, durable, wanted)
     return done
+
+
+async def provision_in_time(
+    jetstream: JetStreamContext, seconds: float, *, ack_wait: float, replicas: int
+) -> dict[str, str]:
+    """Provision, again and again for so long: servers that come up have no leader at first. Raises CannotProvision."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + seconds
+    while True:
+        try:
+            return await provision(jetstream, ack_wait=ack_wait, replicas=replicas)
+        except (NatsError, TimeoutError) as error:
+            if clock() >= end:
+                raise CannotProvision(f"not provisioned after {seconds:g} s: {error}") from error
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _ensure_stream(jetstream: JetStreamContext, name: str, wanted: Mapping[str, Any]) -> str:

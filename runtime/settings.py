@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False)
 
     nats_url: str | None = Field(None, pattern=r"^(nats|tls|ws|wss)://.+")
-    """Server to use; unset: embedded (`tars up`) or nats://localhost:4222 (`tars run`)."""
+    """Server to use, or several of a cluster with commas between; unset: embedded (`tars up`) or nats://localhost:4222."""
     use_redis: bool = True
     """False: no Redis; the page asks the consumers instead."""
     redis_url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://.+")
@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     ack_wait_seconds: float = Field(30.0, ge=1.0, le=600.0)
     """How long a dead worker keeps its message or lease; set on the durables by `tars provision`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    listen_address: str = Field("127.0.0.1", pattern=r"^[0-9A-Fa-f.:]+$")
+    """Where workers and page serve HTTP; 0.0.0.0 in a container, whose network says who may ask."""
+    stream_replicas: int = Field(1, ge=1, le=5)
+    """Servers of a NATS cluster that hold each stream; set by `tars provision`."""
+    otel_exporter_otlp_endpoint: str | None = Field(None, pattern=r"^https?://.+")
+    """Collector of traces, OTLP over HTTP; unset: traces stay in logs and headers."""
     tars_data: Path = Path(".tars")
     """Folder of `tars up`."""
     tars_user: str = Field("", max_length=100)
@@ -71,7 +77,15 @@ class Settings(BaseSettings):
     tars_trust: Path | None = None
     """Who may do what; unset: trust.toml in TARS_DATA, where there is one."""
 
-    @field_validator("nats_url", "redis_url", "mlflow_tracking_uri", "tars_key", "tars_trust", mode="before")
+    @field_validator(
+        "nats_url",
+        "redis_url",
+        "mlflow_tracking_uri",
+        "otel_exporter_otlp_endpoint",
+        "tars_key",
+        "tars_trust",
+        mode="before",
+    )
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if value == "" else value

@@ -171,7 +171,7 @@ async def _workers(
     settings: Settings, folder: Path, servers: Servers, sink: Callable[[str, str], None]
 ) -> AsyncIterator[tuple[Endpoints, Supervisor]]:
     bus = await connect_bus(servers.nats_url, "up", patience=10)
-    await provision(bus.jetstream, ack_wait=settings.ack_wait_seconds)
+    await provision(bus.jetstream, ack_wait=settings.ack_wait_seconds, replicas=settings.stream_replicas)
     await bus.close()
     ports = worker_ports(settings)
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}

@@ -76,10 +76,17 @@ def out_of_bounds(declared: Hyperparameter, value: Value, current: Value, strict
     return f"{declared.name} = {value:g} is outside [{low:g}, {high:g}], what strictness {strictness} allows ({why})"
 
 
-def objections(algorithm: Algorithm, change: Values, current: Values, strictness: Strictness) -> list[str]:
+def objections(
+    algorithm: Algorithm,
+    change: Values,
+    current: Values,
+    strictness: Strictness,
+    environments: int | None = PARALLEL,
+) -> list[str]:
     """Why `change` may not be laid over `current`: types, bounds of what changes, invariants of the result.
 
-    `current` is the whole set an agent runs. Empty: it is allowed.
+    `current` is the whole set an agent runs. environments: how many it steps at once; None: it alone knows (a foreign
+    learner), and checks what depends on it by itself. Empty: it is allowed.
     """
     unknown = [
         f"{name} is no hyperparameter of {algorithm.name}; it has {', '.join(algorithm.names)}"
@@ -100,6 +107,7 @@ def objections(algorithm: Algorithm, change: Values, current: Values, strictness
         + list(typed.values())
         + bounded
         + [text for rule in INVARIANTS[algorithm.name] if (text := rule(result))]
+        + ([text] if (text := draws_no_more_than_a_rollout(result, environments)) else [])
     )
 
 
@@ -157,12 +165,12 @@ def looks_ahead(values: Values) -> str | None:
     return None if share is None or 0 <= share <= 1 else f"gae_lambda = {share:g} must lie in 0..1"
 
 
-def draws_no_more_than_a_rollout(values: Values) -> str | None:
+def draws_no_more_than_a_rollout(values: Values, environments: int | None) -> str | None:
     """A minibatch larger than the rollout is never filled; SB3 then makes one of what there is, without a warning."""
     batch, steps = values.get("batch_size"), values.get("n_steps")
-    if batch is None or steps is None or batch <= steps * PARALLEL:
+    if batch is None or steps is None or environments is None or batch <= steps * environments:
         return None
-    return f"batch_size = {batch} is larger than a rollout of n_steps = {steps} in {PARALLEL} environments"
+    return f"batch_size = {batch} is larger than a rollout of n_steps = {steps} in {environments} environments"
 
 
 _GRADIENT: tuple[Invariant, ...] = (discounts, is_positive("learning_rate"))
@@ -195,7 +203,6 @@ INVARIANTS: dict[str, tuple[Invariant, ...]] = {
     "ppo": (
         *_GRADIENT,
         *_ROLLOUT,
-        draws_no_more_than_a_rollout,
         is_positive("clip_range"),
         is_positive("target_kl"),
         is_positive("n_epochs"),

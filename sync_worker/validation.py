@@ -70,7 +70,8 @@ def stays_in_bounds(proposal: Proposal) -> list[str]:
     for name in learners:
         agent = proposal.running[name]
         algorithm = ALGORITHMS[agent.algorithm or ""]
-        for text in bounds.objections(algorithm, proposal.values, agent.values, proposal.strictness):
+        environments = bounds.PARALLEL if agent.world else None  # how many a foreign one has, it alone knows
+        for text in bounds.objections(algorithm, proposal.values, agent.values, proposal.strictness, environments):
             found.setdefault(text, []).append(name)
     return [text if names == learners else f"{', '.join(names)}: {text}" for text, names in found.items()]
 

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tars.agents.attach import attach
+    from tars.agents.model_check import check
     from tars.producers.client import connect
 
 __version__ = "0.10.0"
@@ -23,9 +25,13 @@ if find_spec("tars.agents") is None:  # links unpacked as text files, or a wheel
     )
     raise ImportError(_why)
 
-_PUBLIC = {"connect": "tars.producers.client"}  # name -> module; loaded when first used: importing tars is light
+_PUBLIC = {  # name -> module; loaded when first used: importing tars is light
+    "attach": "tars.agents.attach",
+    "check": "tars.agents.model_check",
+    "connect": "tars.producers.client",
+}
 
-__all__ = ["__version__", "connect"]
+__all__ = ["__version__", "attach", "check", "connect"]
 
 
 def __getattr__(name: str) -> object:

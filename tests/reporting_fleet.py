@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from story import ADA, CHANGE, NOW, VALUES, agent
@@ -36,6 +36,9 @@ class Learner:
     def values(self) -> dict[str, Value]:
         """Return the whole set in use."""
         return dict(self.running)
+
+    def objections(self, values: Mapping[str, Value]) -> list[str]:
+        return []
 
     def takes_effect(self, names: Sequence[str]) -> Moment:
         """Say when these keys come into use."""

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tars import __version__
 from tars.cli import fleet, processes, updates
+from tars.cli.check import check
 from tars.cli.demo import demo
 from tars.cli.fork import fork
 from tars.cli.keys import keys
@@ -27,7 +28,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 app.add_typer(keys, name="keys")
 for command in (
-    processes.up, processes.run, processes.provision, demo, fork, fleet.agents, fleet.stats,
+    processes.up, processes.run, processes.provision, demo, fork, check, fleet.agents, fleet.stats,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
 ):  # fmt: skip
     app.command()(command)

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from tars import __version__
 from tars.cli.output import AsJson, err, out, show_json
 from tars.runtime.settings import Settings, load_settings
 from tars.schemas.errors import TarsError
@@ -25,7 +26,7 @@ ROLES: Final = {
     "dashboard": ("tars.dashboard.serve", "dashboard", 3000),
 }
 """Role -> module, the extra it needs, documented port (None: a setting)."""
-LOGGED: Final = frozenset({"time", "level", "service", "event", "trace_id"})
+LOGGED: Final = frozenset({"time", "level", "service", "logger", "event", "trace_id", "span_id"})
 """Fields of a log line that are not its facts."""
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder; default .tars.")]
 
@@ -34,7 +35,11 @@ class MissingExtra(TarsError):
     """A role needs packages that are not installed."""
 
 
-def provision(*, as_json: AsJson = False) -> None:
+def provision(
+    *,
+    patience: Annotated[float, typer.Option("--wait", min=0.1, help="Seconds to wait for the server.")] = 3.0,
+    as_json: AsJson = False,
+) -> None:
     """Make streams and consumers on the server, or change what differs."""
     from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
     from tars.runtime import bus  # noqa: PLC0415
@@ -43,9 +48,11 @@ def provision(*, as_json: AsJson = False) -> None:
     settings = load_settings()
 
     async def make() -> dict[str, str]:
-        connection = await bus.connect_bus(nats_address(settings), "provision", patience=3)
+        connection = await bus.connect_bus(nats_address(settings), "provision", patience=patience)
         try:
-            return await streams.provision(connection.jetstream, ack_wait=settings.ack_wait_seconds)
+            replicas, ack_wait = settings.stream_replicas, settings.ack_wait_seconds
+            jetstream = connection.jetstream
+            return await streams.provision_in_time(jetstream, patience, ack_wait=ack_wait, replicas=replicas)
         finally:
             await connection.close()
 
@@ -78,7 +85,8 @@ def run(
     from tars.runtime.app import run_worker  # noqa: PLC0415 - help must be quick
     from tars.runtime.telemetry import start_telemetry  # noqa: PLC0415
 
-    start_telemetry(role, settings.log_level)
+    collector = settings.otel_exporter_otlp_endpoint
+    start_telemetry(role, settings.log_level, version=__version__, collector=collector)
     run_worker(found.worker(settings), chosen)
 
 

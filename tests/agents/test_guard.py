@@ -1,7 +1,7 @@
 """An agent judges for itself who sends a configuration: also of a sync worker that was stolen, with all its rights."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,6 +40,9 @@ class Learner:
 
     def values(self) -> dict[str, Value]:
         return dict(self._values)
+
+    def objections(self, values: Mapping[str, Value]) -> list[str]:
+        return []
 
     def takes_effect(self, names: Sequence[str]) -> Moment:
         return "live"

@@ -15,7 +15,6 @@ from typing import IO, Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from prometheus_client import CollectorRegistry
 
 from examples import ADA, CHAMPION, EVIDENCE, EXAMPLES, HOLDER, STUDY
 from tars.automl_worker import app, trainer_app
@@ -81,7 +80,7 @@ def uri(empty_store: Path, tmp_path: Path) -> str:
 
 
 def sink(bus: Bus, uri: str, folder: Path) -> MlflowSink:
-    return MlflowSink(bus, uri, folder / "artefacts", CollectorRegistry())
+    return MlflowSink(bus, uri, folder / "artefacts")
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ def environment(nats_server: Server, bus: Bus) -> dict[str, str]:
         "REAL_TRAINING_EPISODES": "2",
         "REAL_EVAL_EPISODES": "1",
         "HYPERPARAM_SYNC_ENABLED": "false",
+        "WATCH_EPISODES": "10",
     }
 
 
@@ -98,7 +99,7 @@ async def test_every_command_has_one_outcome_and_every_trial_counts_once(
         traffic = Traffic(client)
         await client.send(StartStudy(study_id="s1", algorithm="dqn", trials=20, quick=False))
         killing = asyncio.create_task(herd.kill_some(names, KILLS, (0.3, 1.2)))
-        async with asyncio.timeout(240):
+        async with asyncio.timeout(420):
             await traffic.flow()
             await killing
             last = [event async for event in client.follow("study", "s1", lambda e: isinstance(e, StudyFinished))][-1]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tars.runtime.app import Worker, listen
+from tars.runtime.app import CannotListen, Worker, listen
 from tars.runtime.bus import Bus, Unreachable, connect_bus
 from tars.runtime.provision import NotProvisioned
 from tars.runtime.servers import Server, start_nats
@@ -22,12 +22,12 @@ class Running:
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(worker.serve(0, started=self._port.set_result))
 
-    async def is_up(self, path: str) -> bool:
-        return await answers(f"http://127.0.0.1:{await self._port}/{path}")
+    async def is_up(self, path: str, host: str = "127.0.0.1") -> bool:
+        return await answers(f"http://{host}:{await self._port}/{path}")
 
-    async def until(self, path: str, wanted: bool) -> None:
+    async def until(self, path: str, wanted: bool, host: str = "127.0.0.1") -> None:
         async with asyncio.timeout(20):
-            while await self.is_up(path) is not wanted:
+            while await self.is_up(path, host) is not wanted:
                 await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
@@ -91,3 +91,15 @@ async def test_a_taken_port_gives_way_to_a_free_one() -> None:
     assert second.getsockname()[1] != port
     first.close()
     second.close()
+
+
+async def test_in_a_container_a_worker_can_be_asked_from_outside(bus: Bus, settings: Settings) -> None:
+    running = Running(Worker("sync", settings.model_copy(update={"listen_address": "127.0.0.2"})))
+    await running.until("ready", wanted=True, host="127.0.0.2")
+    assert not await running.is_up("health")
+    await running.stop()
+
+
+async def test_an_address_of_another_machine_is_named_with_the_setting() -> None:
+    with pytest.raises(CannotListen, match=r"192\.0\.2\.1 .*LISTEN_ADDRESS"):
+        listen(0, "192.0.2.1")

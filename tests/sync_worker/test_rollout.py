@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import pytest
 
@@ -52,6 +52,9 @@ class Learner:
 
     def takes_effect(self, names: Sequence[str]) -> Moment:
         return "live"
+
+    def objections(self, values: Mapping[str, Value]) -> list[str]:
+        return []
 
     def reload(self, reload: Reload, applied: Callable[[Applied], None]) -> None:
         self._values = dict(reload.values)

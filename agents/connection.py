@@ -1,0 +1,145 @@
+"""An attached learner's line to NATS: one thread with a loop of its own, which nothing in the user's loop waits for."""
+
+import asyncio
+import threading
+from collections import deque
+from dataclasses import replace
+from typing import Final, Literal
+
+from tars.agents.attached_learner import AttachedLearner
+from tars.agents.guard import Guard
+from tars.agents.host import LiveAgent, last_run
+from tars.agents.keeper import DiskKeeper, Keeper, Keeps
+from tars.producers.agent_reports import FLUSH_SECONDS, KEPT, Reporter
+from tars.runtime.bus import Bus, Unreachable, connect_bus
+from tars.runtime.cancellation import end_if_cancelled
+from tars.runtime.settings import load_settings
+from tars.schemas.agent import AgentBeat, AgentReported
+
+PATIENCE: Final = 3.0
+"""Seconds of one attempt to connect."""
+RETRY_SECONDS: Final = 1.0
+BEAT_SECONDS: Final = 5.0
+FAREWELL_SECONDS: Final = 3.0
+"""How long the end of a run waits for its last words."""
+
+Cause = Literal["finished", "signal", "error"]
+
+
+class Connection:
+    """Starts at once, in the background, and goes on trying for ever."""
+
+    def __init__(self, learner: AttachedLearner, url: str, guard: Guard, *, adopt: bool, on_bus: bool) -> None:
+        self._learner, self._url, self._guard, self._adopt, self._on_bus = learner, url, guard, adopt, on_bus
+        self._disk: DiskKeeper | None = None
+        self._guard = Guard(load_settings())
+        self._told: deque[tuple[int, int, float, int, bool]] = deque(maxlen=KEPT)
+        self._loop = asyncio.new_event_loop()
+        self._ending: tuple[Cause, str] = ("error", "")
+        self._end = asyncio.Event()
+        self.agent: LiveAgent | None = None
+        """Once it is on the bus."""
+        learner.on_episode.append(self._tell)
+        self._thread = threading.Thread(target=self._run, name=f"tars-{learner.agent_id}", daemon=True)
+        self._thread.start()
+
+    def close(self, cause: Cause, detail: str = "") -> None:
+        """Say that the agent stopped, and end; after FAREWELL_SECONDS without saying it."""
+        self._ending = (cause, detail[:1000])
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._end.set)
+            self._thread.join(FAREWELL_SECONDS + RETRY_SECONDS)
+
+    def _tell(self, returned: float) -> None:
+        """Note an episode, in the thread that trains; it becomes a message in the other."""
+        learner = self._learner
+        self._told.append((learner.episodes, learner.adapter.steps, returned, learner.version, learner.finite))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:  # noqa: BLE001 - a thread of ours ends; the user's goes on
+            self._learner.problems.add("the line to TARS broke", error)
+        finally:
+            self._loop.close()
+            if self._disk is not None:
+                self._disk.close()
+
+    async def _serve(self) -> None:
+        """Be on the bus until told to end; whatever goes wrong on the way is said once, and tried again."""
+        ending = asyncio.ensure_future(self._end.wait())
+        while not ending.done():
+            serving = asyncio.ensure_future(self._connected())
+            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            serving.cancel()
+            (error,) = await asyncio.gather(serving, return_exceptions=True)
+            if isinstance(error, Unreachable):
+                self._learner.problems.add(f"{error} (the loop goes on; TARS is looked for again and again)")
+            elif isinstance(error, Exception):
+                self._learner.problems.add("the line to TARS broke, and is made anew", error)
+            if not ending.done():
+                await asyncio.wait({ending}, timeout=RETRY_SECONDS)
+
+    async def _connected(self) -> None:
+        bus = await connect_bus(self._url, "agent", patience=PATIENCE, on_reconnect=self._catch_up)
+        try:
+            await self._live(bus)
+        finally:
+            await bus.close()
+
+    async def _live(self, bus: Bus) -> None:
+        agent, reporter = LiveAgent(bus, self._learner, self._keeper(bus), self._guard), Reporter(bus)
+        before = await last_run(bus, self._learner.agent_id)
+        # An attached learner begins with the values of its code, whatever it ran last time.
+        again = self.agent is not None  # on the bus already, so nothing that came meanwhile is to be left out
+        try:
+            await agent.start(replace(before, applied=self._learner.version), adopt=self._adopt or again)
+            end_if_cancelled()
+            self.agent = agent
+            async with asyncio.TaskGroup() as group:
+                for task in (agent.run(), reporter.run(), self._report(agent, reporter), self._beat(agent, reporter)):
+                    group.create_task(task)
+        finally:
+            if self._end.is_set():
+                await self._farewell(agent)
+
+    def _keeper(self, bus: Bus) -> Keeps:
+        """Where snapshots go: the store on the bus, or a folder of this run's own."""
+        if self._on_bus:
+            return Keeper(bus)
+        self._disk = self._disk or DiskKeeper()
+        return self._disk
+
+    async def _farewell(self, agent: LiveAgent) -> None:
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await agent.stop(*self._ending)
+        except TimeoutError:
+            self._learner.problems.add("NATS is away: it could not be said that the agent stopped")
+
+    async def _report(self, agent: LiveAgent, reporter: Reporter) -> None:
+        while True:
+            while self._told:
+                episode, step, score, version, finite = self._told.popleft()
+                report = AgentReported(
+                    agent_id=agent.agent_id,
+                    run_id=agent.run_id,
+                    episode=episode,
+                    step=step,
+                    score=score,
+                    version=version,
+                    finite=finite,
+                )
+                reporter.report(report)
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    async def _beat(self, agent: LiveAgent, reporter: Reporter) -> None:
+        while True:
+            episode = self._learner.episodes
+            reporter.report(AgentBeat(agent_id=agent.agent_id, run_id=agent.run_id, episode=episode))
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _catch_up(self) -> None:
+        if self.agent is not None:
+            await self.agent.catch_up()

@@ -1,0 +1,110 @@
+{{- define "tars.name" -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "tars.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* Labels of everything; `component` is added where there is one. */}}
+{{- define "tars.labels" -}}
+app.kubernetes.io/name: tars
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "tars.selector" -}}
+app.kubernetes.io/name: tars
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "tars.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "tars.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: { drop: [ALL] }
+{{- end }}
+
+{{/* The environment of every process of TARS, the same that `tars up` gives. */}}
+{{- define "tars.environment" -}}
+- name: NATS_URL
+{{- if .Values.nats.bundled }}
+  value: nats://{{ include "tars.name" . }}-nats:4222
+{{- else if .Values.nats.urlSecret.name }}
+  valueFrom: { secretKeyRef: { name: {{ .Values.nats.urlSecret.name }}, key: {{ .Values.nats.urlSecret.key }} } }
+{{- else }}
+  value: {{ required "nats.url or nats.urlSecret.name, because nats.bundled is false" .Values.nats.url | quote }}
+{{- end }}
+{{- if eq .Values.redis.mode "none" }}
+- name: USE_REDIS
+  value: "false"
+{{- else }}
+- name: REDIS_URL
+{{- if eq .Values.redis.mode "bundled" }}
+  value: redis://{{ include "tars.name" . }}-redis:6379
+{{- else if .Values.redis.urlSecret.name }}
+  valueFrom: { secretKeyRef: { name: {{ .Values.redis.urlSecret.name }}, key: {{ .Values.redis.urlSecret.key }} } }
+{{- else }}
+  value: {{ required "redis.url or redis.urlSecret.name, because redis.mode is external" .Values.redis.url | quote }}
+{{- end }}
+{{- end }}
+- name: STREAM_REPLICAS
+  value: {{ ternary .Values.nats.replicas .Values.nats.streamReplicas .Values.nats.bundled | quote }}
+- name: LISTEN_ADDRESS
+  value: "0.0.0.0"
+{{- if .Values.trust.configMap }}
+- name: TARS_TRUST
+  value: /etc/tars/trust.toml
+{{- end }}
+{{- with .Values.monitoring.otlpEndpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
+{{- range $name, $value := .Values.settings }}
+- name: {{ $name }}
+  value: {{ kindIs "string" $value | ternary $value ($value | toJson) | quote }}
+{{- end }}
+{{- end }}
+
+{{/* The job that makes streams and durables. */}}
+{{- define "tars.provisionSpec" -}}
+backoffLimit: 10
+activeDeadlineSeconds: 900
+ttlSecondsAfterFinished: 600
+template:
+  metadata:
+    labels:
+      {{- include "tars.selector" (dict "root" . "component" "provision") | nindent 6 }}
+  spec:
+    restartPolicy: OnFailure
+    automountServiceAccountToken: false
+    {{- with .Values.image.pullSecrets }}
+    imagePullSecrets: {{ toYaml . | nindent 6 }}
+    {{- end }}
+    securityContext: {{ include "tars.podSecurity" 10001 | nindent 6 }}
+    containers:
+      - name: provision
+        image: {{ include "tars.image" . }}
+        imagePullPolicy: {{ .Values.image.pullPolicy }}
+        args: [provision, --wait, {{ .Values.provision.waitSeconds | quote }}]
+        env: {{ include "tars.environment" . | nindent 10 }}
+        resources:
+          requests: { cpu: 100m, memory: 100Mi }
+          limits: { memory: 300Mi }
+        securityContext: {{ include "tars.containerSecurity" . | nindent 10 }}
+        volumeMounts:
+          - { name: tmp, mountPath: /tmp }
+    volumes:
+      - { name: tmp, emptyDir: {} }
+{{- end }}

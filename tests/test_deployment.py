@@ -1,0 +1,210 @@
+"""A cluster, the compose file and `tars up` run the same processes by the same settings, and none of them as root."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tars.cli.main import app
+from tars.runtime.settings import Settings
+from tars.runtime.stack import Endpoints, programs, worker_ports
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "tars"
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+OURS: dict[str, Any] = {
+    name: service for name, service in COMPOSE["services"].items() if service["image"].startswith("${TARS_IMAGE")
+}
+SINKS = {"mlflow"}
+"""Runs only where it is asked for, here as there."""
+BY_THE_CHART = {
+    "NATS_URL", "REDIS_URL", "USE_REDIS", "STREAM_REPLICAS", "LISTEN_ADDRESS", "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "HYPERPARAM_SYNC_PORT", "TARS_TRUST", "TARS_KEY",
+}  # fmt: skip
+"""Settings that the chart derives from its values, so that nobody sets them beside these."""
+LOCAL = {"TARS_DATA", "TARS_USER", "USE_MLFLOW", "MLFLOW_TRACKING_URI"}
+"""Settings of `tars up`, of a person's shell, or of one process."""
+TOOLS = f"{Path(sys.executable).parent}:{ROOT / '.tools' / 'bin'}:/usr/local/bin:/usr/bin"
+HELM = shutil.which("helm", path=TOOLS)
+
+
+def up() -> dict[str, list[str]]:
+    """The programs of `tars up`: name -> its words after `tars`."""
+    settings = Settings(use_mlflow=False)
+    everything = programs(settings, Endpoints("nats://n", None, ""), worker_ports(settings), Path("/"))
+    return {program.name: list(program.argv[3:]) for program in everything}
+
+
+def roles(commands: Iterable[list[str]]) -> Counter[str]:
+    """How many processes of each role, sinks aside."""
+    return Counter(words[1] for words in commands if words[0] == "run" and words[1] not in SINKS)
+
+
+def names(settings: Iterable[str]) -> set[str]:
+    return {name.upper() for name in settings}
+
+
+def test_compose_runs_the_processes_of_up_in_the_same_numbers() -> None:
+    commands = [
+        service["command"] for service in OURS.values() for _ in range(service.get("deploy", {}).get("replicas", 1))
+    ]
+    assert roles(commands) == roles(up().values())
+    assert OURS["provision"]["command"][0] == "provision"
+
+
+def test_the_chart_runs_the_processes_of_up_and_never_fewer_of_a_role() -> None:
+    started = roles(up().values())
+    assert set(VALUES["workers"]) - SINKS == set(started)
+    assert [role for role, count in started.items() if VALUES["workers"][role]["replicas"] < count] == []
+    assert VALUES["workers"]["mlflow"]["replicas"] == 0
+
+
+def test_every_role_that_can_be_run_is_deployed() -> None:
+    told = CliRunner().invoke(app, ["run", "--help"]).output
+    known = {role for role in VALUES["workers"] if role in told}
+    assert known == set(VALUES["workers"]) == set(OURS) - {"provision"}
+
+
+@pytest.mark.parametrize("role", sorted(VALUES["workers"]))
+def test_a_role_listens_on_one_port_everywhere(role: str) -> None:
+    port = str(VALUES["workers"][role]["port"])
+    service = OURS[role]
+    assert service["command"] == ["run", role, "--port", port]
+    assert f":{port}/" in service["healthcheck"]["test"][-1]
+    documented = {"coordinator": "8097", "sync": "8098", "consumers": "3001", "agents": "8094", "dashboard": "3000"}
+    assert documented.get(role, port) == port
+
+
+def test_compose_and_chart_scrape_those_ports() -> None:
+    jobs = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
+    scraped = {found["names"][0]: found["port"] for job in jobs for found in job.get("dns_sd_configs", ())}
+    assert {role: VALUES["workers"][role]["port"] for role in scraped} == scraped
+    assert set(scraped) == set(OURS) - {"provision", "dashboard"}
+
+
+def test_the_chart_takes_every_setting_and_no_other() -> None:
+    known = set(SCHEMA["properties"]["settings"]["propertyNames"]["enum"])
+    assert known == names(Settings.model_fields) - BY_THE_CHART - LOCAL
+
+
+@pytest.mark.parametrize("service", sorted(OURS))
+def test_compose_sets_nothing_that_is_no_setting(service: str) -> None:
+    assert set(OURS[service]["environment"]) <= names(Settings.model_fields)
+
+
+@pytest.mark.parametrize("service", sorted(OURS))
+def test_a_container_can_write_nothing_and_become_nobody(service: str) -> None:
+    found = OURS[service]
+    assert found["read_only"]
+    assert found["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in found["security_opt"]
+    assert "USER 10001:10001" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_compose_publishes_on_loopback_alone_and_names_only_what_there_is() -> None:
+    for service in COMPOSE["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+        assert set(service.get("depends_on", ())) <= set(COMPOSE["services"])
+        sources = {volume.partition(":")[0] for volume in service.get("volumes", ())}
+        files = {source for source in sources if source.startswith("./")}
+        assert all((DEPLOY / source).exists() for source in files)
+        assert sources - files - {"/var/run/docker.sock"} <= set(COMPOSE["volumes"])
+
+
+def test_every_image_has_its_version() -> None:
+    images = [service["image"] for service in COMPOSE["services"].values() if service not in OURS.values()]
+    images += [VALUES["nats"]["image"], VALUES["redis"]["image"]]
+    assert [image for image in images if not re.search(r":v?\d+\.\d+\.\d+", image)] == []
+    assert VALUES["nats"]["image"] == COMPOSE["services"]["nats"]["image"]
+    assert VALUES["redis"]["image"] == COMPOSE["services"]["redis"]["image"]
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    told = CliRunner().invoke(app, ["--version"]).output.strip()
+    assert (chart["version"], chart["appVersion"]) == (told, told)
+
+
+def rendered(**values: str) -> list[dict[str, Any]]:
+    words = [word for name, value in values.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
+    command = [str(HELM), "template", "tars", str(CHART), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [found for found in yaml.safe_load_all(done.stdout) if found]
+
+
+def containers(objects: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """(pod, container) of everything that runs."""
+    pods = [
+        found["spec"]["template"]["spec"] for found in objects if found["kind"] in {"Deployment", "StatefulSet", "Job"}
+    ]
+    return [(pod, container) for pod in pods for container in pod["containers"]]
+
+
+needs_helm = pytest.mark.skipif(HELM is None, reason="helm is missing: python deploy/check.py --install")
+
+
+@needs_helm
+def test_everything_in_the_cluster_is_without_root_and_has_limits() -> None:
+    found = containers(rendered())
+    assert len(found) == len(VALUES["workers"]) + 3
+    for pod, container in found:
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["automountServiceAccountToken"] is False
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+
+
+@needs_helm
+def test_a_process_in_the_cluster_gets_what_up_would_give_it() -> None:
+    objects = rendered(settings__APPROVAL_MODE="autonomous_all", settings__RATE_LIMIT_PER_MINUTE="100000")
+    for found in (found for found in objects if found["kind"] == "Deployment"):
+        [container] = found["spec"]["template"]["spec"]["containers"]
+        role = found["metadata"]["labels"]["app.kubernetes.io/component"]
+        given = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert container["args"] == OURS[role]["command"]
+        assert set(given) <= names(Settings.model_fields)
+        read = Settings.model_validate({name.lower(): value for name, value in given.items()})
+        assert (read.approval_mode, read.rate_limit_per_minute) == ("autonomous_all", 100_000)
+        assert read.stream_replicas == 3
+
+
+@needs_helm
+def test_only_what_may_be_twice_is_replaced_one_by_one() -> None:
+    strategies = {
+        found["metadata"]["labels"]["app.kubernetes.io/component"]: found["spec"]["strategy"]["type"]
+        for found in rendered()
+        if found["kind"] == "Deployment"
+    }
+    assert {role for role, strategy in strategies.items() if strategy == "Recreate"} == {"agents", "mlflow"}
+
+
+@needs_helm
+def test_the_bundled_nats_has_the_limits_of_the_embedded_one() -> None:
+    [configuration] = [found["data"]["nats.conf"] for found in rendered() if "nats.conf" in found.get("data", {})]
+    embedded = (DEPLOY / "nats" / "server.conf").read_text()
+    for limit in ("max_payload", "sync_interval", "max_file_store"):
+        pattern = re.compile(rf"^\s*{limit}: (\S+)$", re.MULTILINE)
+        assert pattern.findall(configuration) == pattern.findall(embedded) != []
+
+
+@needs_helm
+def test_provisioning_comes_first_wherever_nats_is_there_before() -> None:
+    def hooks(objects: list[dict[str, Any]]) -> list[str | None]:
+        jobs = [found["metadata"] for found in objects if found["kind"] == "Job"]
+        return [job.get("annotations", {}).get("helm.sh/hook") for job in jobs]
+
+    assert hooks(rendered()) == [None]
+    assert hooks(rendered(nats__bundled="false", nats__url="nats://n")) == ["pre-install,pre-upgrade,pre-rollback"]
