@@ -197,6 +197,7 @@ async def test_a_rollout_takes_its_snapshot_and_goes_back_to_it(bus: Bus, nats_s
         assert link.values == before
 
 
+@pytest.mark.slow
 async def test_without_a_server_attaching_takes_no_time_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     model, began = model_of("dqn"), time.monotonic()
     link = tars.attach(model, agent_id=AGENT, broker="nats://127.0.0.1:9")
@@ -211,6 +212,7 @@ async def test_without_a_server_attaching_takes_no_time_and_the_loop_goes_on(cap
     assert len(told) == 1
 
 
+@pytest.mark.slow
 async def test_while_nats_is_away_the_loop_goes_on_and_afterwards_it_says_what_happened(
     bus: Bus, nats_server: Server, tmp_path: Path
 ) -> None:
@@ -236,6 +238,7 @@ async def test_while_nats_is_away_the_loop_goes_on_and_afterwards_it_says_what_h
     again.stop()
 
 
+@pytest.mark.slow
 async def test_it_follows_a_tars_up_that_starts_again_at_another_address(
     bus: Bus, nats_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

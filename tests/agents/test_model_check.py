@@ -70,7 +70,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("ddpg", {"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.array([0.25])), "train_freq": 300}),
     (
         "ddpg",
-        {"action_noise": NormalActionNoise(np.zeros(1), np.array([0.1, 0.2])), "replay_buffer_class": ReplayBuffer},
+        {"action_noise": NormalActionNoise(np.zeros(1), np.array([0.1])), "replay_buffer_class": ReplayBuffer},
     ),
 ]
 

@@ -25,6 +25,7 @@ from tars.schemas.hyperparameters import ALGORITHMS, Value, same
 LENGTH: Final = 400
 CHANGED_AT: Final = 200
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow
 
 
 @dataclass
