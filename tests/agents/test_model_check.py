@@ -77,8 +77,6 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("algorithm", "given"), MODELS, ids=[str(n) for n in range(len(MODELS))])
 def test_a_saved_model_is_described_as_it_is_in_memory(algorithm: str, given: dict[str, Any], tmp_path: Path) -> None:
-    if given.pop("n_envs_", None):
-        given["n_envs"] = 1
     model = model_of(algorithm, **given)
     model.learn(8 if algorithm != "ppo" else 32)
     model.save(tmp_path / "model.zip")
