@@ -61,7 +61,7 @@ def read(model: Any) -> dict[str, Any]:
 
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("dqn", {}),
-    ("dqn", {"n_steps": 3, "n_envs": 4, "buffer_size": 1001, "train_freq": (2, "episode"), "n_envs_": 1}),
+    ("dqn", {"n_steps": 3, "buffer_size": 1001, "train_freq": (2, "episode")}),
     ("dqn", {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}),
     ("a2c", {"normalize_advantage": True, "learning_rate": LinearSchedule(2e-3, 1e-4, 0.5)}),
     ("ppo", {"clip_range": LinearSchedule(0.3, 0.1, 1.0), "target_kl": 0.02}),
