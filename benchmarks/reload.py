@@ -16,16 +16,13 @@ import torch
 
 from attached import local_apply, overhead
 from report import Figure, arguments, percentile, show
-from tars.agents.app import Host
-from tars.agents.app import worker as agents_worker
-from tars.agents.host import Reload
-from tars.agents.world import Player, World
+from tars.agents.host import LiveAgent, Reload, last_run
+from tars.agents.world import Player, World, starts
 from tars.producers.async_client import AsyncClient
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.provision import provision
 from tars.runtime.servers import start_nats
-from tars.runtime.settings import Settings
 from tars.runtime.telemetry import start_telemetry
 from tars.schemas.agent import AgentEvent, AgentReloaded, ConfigureAgent
 from tars.schemas.hyperparameters import DQN, Value
@@ -121,30 +118,44 @@ async def approved(client: AsyncClient, watched: Watched, count: int) -> list[fl
     return took
 
 
+async def hosted(url: str, world: World) -> None:
+    """Put a world's agents on the bus; they report no episodes, so a rollout has nothing to watch and goes on."""
+    bus = await connect_bus(url, "agents", patience=5)
+    agents = [LiveAgent(bus, player) for player in world.players]
+    world.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for agent in agents:
+                await agent.start(await last_run(bus, agent.agent_id))
+                group.create_task(agent.run())
+    finally:
+        await asyncio.to_thread(world.stop)
+        await bus.close()
+
+
 async def measure(*, quick: bool) -> list[Figure]:
     """Run everything against one server in a temporary folder."""
     reloads, approvals = (300, 30) if quick else (2000, 200)
     with tempfile.TemporaryDirectory() as folder:
         server = start_nats(Path(folder) / "nats")
-        settings = Settings(nats_url=server.url, use_redis=False, rate_limit_per_minute=0, tars_data=Path(folder))
         bus, other = (
             await connect_bus(server.url, "bench", patience=5),
             await connect_bus(server.url, "other", patience=5),
         )
-        await provision(bus.jetstream, ack_wait=settings.ack_wait_seconds)
-        host = Host(worlds=1, pace=None)
-        agents = asyncio.create_task(agents_worker(settings, host).serve(0))
+        await provision(bus.jetstream, ack_wait=30.0)
+        world = World("0", starts(), seed=0, tell=lambda *_: None, pace=None)
+        agents = asyncio.create_task(hosted(server.url, world))
         environment = {"NATS_URL": server.url, "RATE_LIMIT_PER_MINUTE": "0", "LOG_LEVEL": "ERROR", "TARS_DATA": folder}
         sync = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tars", "run", "sync", "--port", "0", env=os.environ | environment
         )
         journal = Journal(bus)
         history: History[AgentEvent] = await journal.read("agent", AGENT)
-        while not history.entries or host.worlds[0].looks < 10_000:
+        while not history.entries or world.looks < 10_000:
             await asyncio.sleep(0.1)
             history = await journal.read("agent", AGENT)
-        watched = Watched(host.worlds[0].players[0])
-        step = await asyncio.to_thread(step_milliseconds, host.worlds[0], 2.0)
+        watched = Watched(world.players[0])
+        step = await asyncio.to_thread(step_milliseconds, world, 2.0)
         values = dict(DQN.demo_start())
         plain = await bare(bus, other, values, reloads)
         took = await applied(bus, watched, values, 0, reloads)

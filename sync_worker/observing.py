@@ -18,7 +18,7 @@ from tars.schemas.slots import Slot, median_interval
 from tars.schemas.snapshot import twin_of
 from tars.schemas.update import UpdateJudged
 from tars.schemas.watch import Watch, begin, diverge, judgement, step
-from tars.sync_worker.reports import Reports, recent
+from tars.sync_worker.reports import Reports
 from tars.sync_worker.stages import Observe
 
 SHORTEST_SLOT: Final = 0.05
@@ -45,12 +45,11 @@ class Outlook:
     """Enough is known of every agent before the change; False: look again in a while."""
 
 
-async def look_ahead(
-    bus: Bus, agents: Mapping[str, RunningAgent], canary: Sequence[str], now: datetime, plan: Plan
+def look_ahead(
+    reports: Reports, agents: Mapping[str, RunningAgent], canary: Sequence[str], now: datetime, plan: Plan
 ) -> Outlook:
     """Find the slot of these agents, and the smallest harm that a watch of the canaries can find."""
     names = list(agents)
-    reports = await recent(bus, names, now, plan.pre + 1)
     width = median_interval(*(reports.settled(name) for name in names))
     if width is None:
         return Outlook(None, "its agents report no episodes")

@@ -10,7 +10,7 @@ from tars.runtime.bus import Bus
 from tars.runtime.journal import Entry, Journal
 from tars.schemas.slots import Episode, Slot, median_interval, slots
 
-LOOK_BACK: Final = (timedelta(minutes=10), timedelta(hours=3), timedelta(days=3))
+LOOK_BACK: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=3), timedelta(days=3))
 """How far back episodes are sought, until there are enough."""
 
 
@@ -45,6 +45,10 @@ class Reports:
         same = [entry for entry in entries if (entry.event.run_id, entry.event.version) == (last.run_id, last.version)]
         return [Episode(entry.time.timestamp(), entry.event.score) for entry in same]
 
+    def knows_the_last_change(self, agent_id: str) -> bool:
+        """Whether episodes from before its last reload or restart were read: further back is nothing of use."""
+        return len(self.settled(agent_id)) < len(self._read[agent_id])
+
     def diverged(self, agents: Iterable[str]) -> bool:
         """Whether any of these has reported a parameter that is not finite."""
         return any(not entry.event.finite for name in agents for entry in self._read[name])
@@ -64,7 +68,7 @@ async def recent(bus: Bus, agents: Sequence[str], now: datetime, enough: int) ->
     for back in LOOK_BACK[:-1]:
         reports = Reports(bus, agents, now - back)
         await reports.read()
-        if all(len(reports.settled(name)) >= enough for name in agents):
+        if all(len(reports.settled(name)) >= enough or reports.knows_the_last_change(name) for name in agents):
             return reports
     reports = Reports(bus, agents, now - LOOK_BACK[-1])
     await reports.read()

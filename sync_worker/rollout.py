@@ -150,8 +150,9 @@ class Rollout:
         """What can be watched; agents that were only just reloaded are given the time that a window needs."""
         agents = await running_agents(self.fleet.journal, names)
         began = clock.now
+        reports = await recent(self.bus, names, began, self.plan.pre + 1)
         while True:
-            found = await look_ahead(self.bus, agents, canary, clock.now, self.plan)
+            found = look_ahead(reports, agents, canary, clock.now, self.plan)
             if found.complete or found.slot_seconds is None:
                 return found
             waited = (clock.now - began).total_seconds()
@@ -160,6 +161,7 @@ class Rollout:
             if stage_of(await lease.follow()) is not Stage.RELEASED:
                 return found
             await asyncio.sleep(min(LOOK_SECONDS, found.slot_seconds))
+            await reports.read()
 
     async def _switch(
         self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, clock: "Clock"
