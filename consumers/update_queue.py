@@ -95,8 +95,14 @@ def _started(event: UpdateStarted) -> str:
     first = f"reloading {', '.join(event.canary)} first, of {len(event.agents)} agents"
     if event.slot_seconds is None:
         return f"{first}; not watched: {event.unwatched}" if event.unwatched else first
-    harm = "" if event.smallest_harm is None else f"; it can find a loss of {100 * event.smallest_harm:.0f} points"
-    return f"{first}, watched for {event.slots} episodes{harm}"
+    return f"{first}, watched for {event.slots} episodes{_findable(event)}"
+
+
+def _findable(event: UpdateStarted) -> str:
+    if event.smallest_harm is None:
+        return ""
+    loss = f"{100 * event.smallest_harm:.0f} points" if event.normalised else f"{event.smallest_harm:.3g} in return"
+    return f"; it can find a loss of {loss}"
 
 
 def merged(before: tuple[ReadBack, ...], new: tuple[ReadBack, ...]) -> tuple[ReadBack, ...]:

@@ -233,7 +233,9 @@ class UpdateStarted(Event):
     slots: int = 0
     """Length of each stage's watch."""
     smallest_harm: float | None = None
-    """The smallest loss that the canary stage finds 4 times in 5, in normalised score."""
+    """The smallest loss that the canary stage finds 4 times in 5, in the score's unit."""
+    normalised: bool = True
+    """Scores are normalised, so that differences are percentage points; else they are returns."""
     unwatched: Reason = ""
     """Why nothing is watched."""
 

@@ -41,6 +41,7 @@ class Outlook:
     """Why not."""
     twins: bool = False
     smallest_harm: float | None = None
+    normalised: bool = True
     complete: bool = True
     """Enough is known of every agent before the change; False: look again in a while."""
 
@@ -61,8 +62,10 @@ def look_ahead(
         return Outlook(width, twins=twins, complete=False)
     spread = noise(list(known.values()))
     controls = len(canary) if twins else len(names) - len(canary)
-    harm = smallest_harm(spread, len(canary), controls, plan_for(agents, spread, plan))
-    return Outlook(width, twins=twins, smallest_harm=harm, complete=len(known) == len(names))
+    suited = plan_for(agents, spread, plan)
+    harm = smallest_harm(spread, len(canary), controls, suited)
+    complete = len(known) == len(names)
+    return Outlook(width, twins=twins, smallest_harm=harm, normalised=suited.normalised, complete=complete)
 
 
 def plan_for(agents: Mapping[str, RunningAgent], spread: float, plan: Plan) -> Plan:

@@ -137,6 +137,7 @@ class Rollout:
             slot_seconds=outlook.slot_seconds,
             slots=self.plan.length if outlook.slot_seconds else 0,
             smallest_harm=outlook.smallest_harm,
+            normalised=outlook.normalised,
             unwatched=outlook.unwatched,
         )
         approval = replay(lease.history.events).approval

@@ -103,17 +103,23 @@ async def test_a_model_that_trains_is_configured_over_the_bus_and_reports(bus: B
     assert reloaded.effective == {**started.values, "gamma": 0.9, "n_steps": 64}
     assert reloaded.weights_before == reloaded.weights_after
     assert link.version == version
+    reported = AgentReported.model_validate_json(await report(bus, "reported"))
+    assert (reported.run_id, reported.finite) == (started.run_id, True)
+    assert reported.score > 5
+    assert AgentBeat.model_validate_json(await report(bus, "beat")).run_id == started.run_id
     await training.stop()
     (*_, last) = await events(bus, said(AgentStopped))
     assert isinstance(last, AgentStopped)
     assert last.cause == "finished"
-    reports = [await bus.jetstream.get_last_msg("REPORTS", f"tars.report.agent.{verb}.v1.{AGENT}")
-               for verb in ("reported", "beat")]  # fmt: skip
-    reported = AgentReported.model_validate_json(reports[0].data or b"")
-    assert (reported.run_id, reported.finite) == (started.run_id, True)
-    assert reported.score > 5
-    assert AgentBeat.model_validate_json(reports[1].data or b"").run_id == started.run_id
     assert link.problems == ()
+
+
+async def report(bus: Bus, verb: str) -> bytes:
+    """Wait for the agent's newest report of a kind: an episode, or a beat."""
+    async with asyncio.timeout(30):
+        while (found := await bus.last("REPORTS", f"tars.report.agent.{verb}.v1.{AGENT}")) is None:
+            await asyncio.sleep(0.05)
+    return found[2]
 
 
 async def test_a_configuration_it_cannot_run_is_refused_and_it_goes_on(bus: Bus, nats_server: Server) -> None:
