@@ -111,7 +111,8 @@ class Worker:
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
             connect_timeout=2,
-            pending_size=0,
+            # It only asks for messages and acknowledges. Refused at once, as the bus's own sending is while NATS is away,
+            # a request would end FastStream's loop, which starts a new one at once and keeps every old one's task.
             graceful_timeout=GRACE,
             logger=None,
             # Nothing of FastStream's telemetry: it labels series and spans with whole subjects, ids included, for ever.

@@ -1,6 +1,7 @@
 """A worker process seen from outside: healthy at once, ready when it can work, back after an outage."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tars.runtime.provision import NotProvisioned
 from tars.runtime.servers import Server, start_nats
 from tars.runtime.settings import Settings
 from tars.runtime.stack import answers
+from tars.sync_worker.handlers import router
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +65,32 @@ async def test_a_worker_outlives_a_killed_nats_server(
     await running.until("ready", wanted=True)
     await running.stop()
     again.stop()
+
+
+@pytest.mark.slow
+async def test_a_worker_holds_no_more_after_a_long_outage_than_before(
+    bus: Bus, settings: Settings, nats_server: Server, tmp_path: Path
+) -> None:
+    """Its subscribers wait for the server; none of them is started anew again and again."""
+    durables = ("update-command", "propose-champion", "run-rollout")
+    running = Running(Worker("sync", settings, durables=durables, routers=(router,)))
+    await running.until("ready", wanted=True)
+    nats_server.kill()
+    await running.until("ready", wanted=False)
+    await asyncio.sleep(1)
+    before = tasks()
+    await asyncio.sleep(4)
+    assert tasks() - before < 10
+    again = start_nats(tmp_path / "nats", port=int(nats_server.url.rpartition(":")[2]))
+    await running.until("ready", wanted=True)
+    await running.stop()
+    again.stop()
+
+
+def tasks() -> int:
+    """Tasks that somebody still holds, done or not."""
+    gc.collect()
+    return sum(isinstance(held, asyncio.Task) for held in gc.get_objects())
 
 
 async def test_a_worker_without_its_durables_ends_with_what_to_run(nats_server: Server, settings: Settings) -> None:
