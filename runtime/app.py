@@ -111,7 +111,7 @@ class Worker:
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
             connect_timeout=2,
-            # It only asks for messages and acknowledges. Refused at once, as the bus's own sending is while NATS is away,
+            # It only asks for messages and acknowledges. Refused at once while NATS is away, as the bus's sending is,
             # a request would end FastStream's loop, which starts a new one at once and keeps every old one's task.
             graceful_timeout=GRACE,
             logger=None,
