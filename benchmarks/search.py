@@ -150,10 +150,10 @@ class Scale:
         return tuple(point[name] for name in ALGORITHMS[self._algorithm].names)
 
 
-def gain(algorithm: AlgorithmName, studies: int, floors: tuple[float, float]) -> Figure:
+def gain(algorithm: AlgorithmName, seeds: Sequence[int], floors: tuple[float, float]) -> Figure:
     """The held-out gain that studies of 20 quick trials report of their champions: the median."""
     found: list[Evidence] = []
-    for seed in track(range(studies), description=f"{algorithm} studies"):
+    for seed in track(seeds, description=f"{algorithm} studies"):
         finished = search(study(algorithm, STUDY, seed), weigh=True).finished
         assert finished is not None  # noqa: S101 - it was weighed
         assert finished.evidence is not None  # noqa: S101 - there was a champion

@@ -331,13 +331,13 @@ def parts(*, quick: bool) -> dict[str, Part]:
             "coordinator": lambda: asyncio.run(coordinated(100)),
             "rebuild": lambda: asyncio.run(rebuilt(300)),
             "trainers": lambda: asyncio.run(trained(32, 2, (1,), 1)),
-            "gains": lambda: [gain("a2c", 1, GAINS)],
+            "gains": lambda: [gain("a2c", [2], GAINS)],
         }
     return {
         "coordinator": lambda: asyncio.run(coordinated(1000)),
         "rebuild": lambda: asyncio.run(rebuilt(3000)),
         "trainers": lambda: asyncio.run(trained(200, 10, (1, 2), 4)),
-        "gains": lambda: [gain(algorithm, 5, GAINS) for algorithm in GAME_ROLES.values()],
+        "gains": lambda: [gain(algorithm, range(5), GAINS) for algorithm in GAME_ROLES.values()],
         "batches": lambda: batches("dqn", 10),
         "warm": lambda: warm("dqn", 10),
     }
