@@ -214,11 +214,11 @@ def warm(algorithm: AlgorithmName, repeats: int) -> list[Figure]:
     goal = statistics.median(scale[run.best_after(STUDY)] for run in runs["cold"])
     for way, done in runs.items():
         needed[way] = [trials_to(run, scale, goal) for run in track(done, description=f"weighing {way}")]
-    medians = {way: statistics.median(counts) for way, counts in needed.items()}
+    means = {way: statistics.fmean(counts) for way, counts in needed.items()}
     reached = {way: f"{sum(count <= STUDY for count in counts)}/{repeats}" for way, counts in needed.items()}
-    note = f"medians {_each(medians)}; reached in {STUDY}: {_each(reached)}; goal {goal:.3f}"
+    note = f"trials {_each(means)}; reached in {STUDY}: {_each(reached)}; goal {goal:.3f}"
     note += f" from {scale[ALGORITHMS[algorithm].demo_start()]:.3f}"
-    return [Figure(f"{algorithm}_warm_trials_share", medians["warm"] / medians["cold"], None, None, note=note)]
+    return [Figure(f"{algorithm}_warm_trials_share", means["warm"] / means["cold"], None, None, note=note)]
 
 
 def trials_to(run: Search, scale: Scale, goal: float) -> int:

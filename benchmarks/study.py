@@ -76,9 +76,9 @@ class Ground:
         self.processes.append(process)
         return process
 
-    async def study(self, name: str, trials: int, sampler: Sampler) -> None:
+    async def study(self, name: str, trials: int, sampler: Sampler, *, quick: bool = True) -> None:
         """Start a study of DQN in the game."""
-        command = StartStudy(study_id=name, algorithm="dqn", trials=trials, sampler=sampler, quick=True, explain=False)
+        command = StartStudy(study_id=name, algorithm="dqn", trials=trials, sampler=sampler, quick=quick, explain=False)
         await self.bus.publish(command, id=f"start-{name}", by=BENCH)
 
     async def warm_up(self) -> None:
@@ -253,8 +253,8 @@ class Searched:
         return self.coordinator + sum(self.trainers)
 
 
-async def searched(trials: int, trainers: int) -> Searched:
-    """Run the search of a study of DQN, with quick trials; what a process does only once is not counted."""
+async def searched(trials: int, trainers: int, *, quick: bool) -> Searched:
+    """Run the search of a study of DQN; what a process does only once is not counted."""
     async with ground() as found:
         processes = [found.start("coordinator"), *(found.start("trainer") for _ in range(trainers))]
         await found.warm_up()
@@ -262,38 +262,41 @@ async def searched(trials: int, trainers: int) -> Searched:
             await asyncio.sleep(0.05)  # the other trainers are on their way
         before, began = [cpu(process.pid) for process in processes], time.perf_counter()
         async with counted(found.bus, "tars.event.trial.*.*.s.*", trials) as done:
-            await found.study("s", trials, "tpe")
+            await found.study("s", trials, "tpe", quick=quick)
             await done.wait()
         wall = time.perf_counter() - began
         coordinator, *rest = (cpu(p.pid) - b for p, b in zip(processes, before, strict=True))
         return Searched(wall, coordinator, tuple(rest))
 
 
-async def trained(trials: int, theirs: int, counts: Sequence[int], repeats: int) -> Sequence[Figure]:
-    """Studies with one trainer and with two, and Optuna with SB3, in turn."""
-    runs: dict[int, list[Searched]] = {count: [] for count in counts}
-    base: list[float] = []
-    for _ in range(repeats):
+async def trained(trials: int, theirs: int, rounds: int) -> Sequence[Figure]:
+    """Studies of quick trials, and Optuna with SB3, in turn."""
+    runs, base = list[Searched](), list[float]()
+    for _ in range(rounds):
         base.append(optuna_sb3(theirs) / theirs)
-        for count, done in runs.items():
-            done.append(await searched(trials, count))
-    ratios = [sb3 / (run.cpu / trials) for sb3, run in zip(base, runs[1], strict=True)]
-    coordinator, trainer = (
-        1e3 * statistics.median(seconds) / trials
-        for seconds in ([run.coordinator for run in runs[1]], [run.trainers[0] for run in runs[1]])
-    )
+        runs.append(await searched(trials, 1, quick=True))
+    ratios = [sb3 * trials / run.cpu for sb3, run in zip(base, runs, strict=True)]
+    coordinator = statistics.median(run.coordinator for run in runs) / trials
+    trainer = statistics.median(run.trainers[0] for run in runs) / trials
     note = (
-        f"a trial: coordinator {coordinator:.1f} ms, trainer {trainer:.1f}; SB3 {1e3 * statistics.median(base):.0f}, "
-        f"of {theirs} trials; {min(ratios):.1f} to {max(ratios):.1f} in {repeats} rounds"
+        f"a trial: coordinator {coordinator * 1e3:.1f} ms, trainer {trainer * 1e3:.1f}; "
+        f"SB3 {statistics.median(base) * 1e3:.0f}, of {theirs} trials; "
+        f"{min(ratios):.1f} to {max(ratios):.1f} in {rounds} rounds"
     )
-    figures = [Figure("trials_vs_optuna_sb3", statistics.median(ratios), 10, 18, more=True, note=note)]
-    if 2 in runs:
-        one, two = (min(run.wall for run in runs[count]) for count in (1, 2))
-        busier = statistics.median(max(run.trainers) for run in runs[2])
-        alone = statistics.median(run.trainers[0] for run in runs[1])
-        note = f"{one:.1f} s and {two:.1f} s, best of {repeats}; in CPU time of the busier trainer {alone / busier:.2f}"
-        figures.append(Figure("two_trainers_vs_one", one / two, 1.5, 1.8, more=True, note=note))
-    return figures
+    return [Figure("trials_vs_optuna_sb3", statistics.median(ratios), 10, 18, more=True, note=note)]
+
+
+async def shared(trials: int, rounds: int) -> Sequence[Figure]:
+    """Studies of full trials with one trainer and with two, in turn; the best wall time of each, for others run too."""
+    runs: dict[int, list[Searched]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for count, done in runs.items():
+            done.append(await searched(trials, count, quick=False))
+    one, two = (min(run.wall for run in done) for done in runs.values())
+    alone = statistics.median(run.trainers[0] for run in runs[1])
+    busier = statistics.median(max(run.trainers) for run in runs[2])
+    note = f"{one:.1f} s and {two:.1f} s, best of {rounds}; CPU {alone:.1f} s, and {busier:.1f} s of the busier trainer"
+    return [Figure("two_trainers_vs_one", one / two, 1.5, 1.8, more=True, note=note)]
 
 
 def optuna_sb3(trials: int) -> float:
@@ -330,16 +333,17 @@ def parts(*, quick: bool) -> dict[str, Part]:
         return {
             "coordinator": lambda: asyncio.run(coordinated(100)),
             "rebuild": lambda: asyncio.run(rebuilt(300)),
-            "trainers": lambda: asyncio.run(trained(32, 2, (1,), 1)),
+            "trials": lambda: asyncio.run(trained(32, 2, 1)),
             "gains": lambda: [gain("a2c", [2], GAINS)],
         }
     return {
         "coordinator": lambda: asyncio.run(coordinated(1000)),
         "rebuild": lambda: asyncio.run(rebuilt(3000)),
-        "trainers": lambda: asyncio.run(trained(200, 10, (1, 2), 4)),
+        "trials": lambda: asyncio.run(trained(200, 10, 5)),
+        "trainers": lambda: asyncio.run(shared(200, 3)),
         "gains": lambda: [gain(algorithm, range(5), GAINS) for algorithm in GAME_ROLES.values()],
         "batches": lambda: batches("dqn", 10),
-        "warm": lambda: warm("dqn", 10),
+        "warm": lambda: [*warm("dqn", 10), *warm("a2c", 10)],
     }
 
 
