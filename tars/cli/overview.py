@@ -68,7 +68,7 @@ def watch(
     every: Annotated[float, typer.Option("--every", min=0.1, max=60, help="Seconds between two looks.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="An object in a line for each change.")] = False,
 ) -> None:
-    """Follow agents, approvals, rollouts and studies until Ctrl-C; where this is no terminal, a line for each change."""
+    """Follow agents, approvals, rollouts and studies until Ctrl-C; off a terminal, a line for each change."""
     with tars.connect() as bus, _picture() if out.is_terminal and not as_json else _lines(as_json=as_json) as tell:
         try:
             while True:

@@ -94,8 +94,8 @@ async def jetstream(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
 
 async def streams(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
     """Streams and durables against the declaration."""
-    wanted = {"ack_wait": settings.ack_wait_seconds, "replicas": settings.stream_replicas}
-    found = await differences(bus.jetstream, **wanted)
+    wanted, replicas = settings.ack_wait_seconds, settings.stream_replicas
+    found = await differences(bus.jetstream, ack_wait=wanted, replicas=replicas)
     missing = [name for name, what in found.items() if what == "missing"]
     differ = [f"{name} ({what})" for name, what in found.items() if what != "missing"]
     if missing:
@@ -115,7 +115,7 @@ async def clock(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
     stamp = json.loads(answer.data).get("ts")
     if stamp is None:
         return
-    at = datetime.fromisoformat(stamp[:26].rstrip("Z") + "+00:00")  # the server gives nanoseconds
+    at = datetime.fromisoformat(stamp)
     yield skewed((at - (before + (after - before) / 2)).total_seconds())
 
 
@@ -156,10 +156,9 @@ async def _may_send(bus: Bus, pattern: str) -> bool:
 
 async def workers(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
     """Whether somebody works on each durable, and answers queries."""
-    absent = {}
-    for name, durable in DURABLES.items():
-        if not await _is_worked_on(bus, durable.stream, name):
-            absent[name] = next(role for role, rights in ROLES.items() if name in rights.durables)
+    busy = await asyncio.gather(*(_is_worked_on(bus, durable.stream, name) for name, durable in DURABLES.items()))
+    idle_ones = [name for name, worked_on in zip(DURABLES, busy, strict=True) if not worked_on]
+    absent = {name: next(r for r, rights in ROLES.items() if name in rights.durables) for name in idle_ones}
     for role in dict.fromkeys(absent.values()):
         idle = ", ".join(name for name, of in absent.items() if of == role)
         yield look(role, f"nobody works on {idle}", f"start one, or one more: `tars run {role}`")
