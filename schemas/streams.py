@@ -207,10 +207,15 @@ def configure_subject(agent_id: str) -> str:
     return f"tars.command.agent.*.*.{agent_id}"
 
 
+def covers(pattern: str, subject: str) -> bool:
+    """Whether a pattern of this module, which ends in `>`, takes in the subject."""
+    return subject.startswith(pattern.removesuffix(">"))
+
+
 def stream_of(subject: str) -> str:
     """The stream that stores `subject`; KeyError where none does."""
     for stream in STREAMS.values():
-        if any(subject.startswith(pattern.removesuffix(">")) for pattern in stream.subjects):
+        if any(covers(pattern, subject) for pattern in stream.subjects):
             return stream.name
     raise KeyError(subject)
 

@@ -1,7 +1,8 @@
 """Real servers for tests: a fresh nats-server (and Valkey) for each test that asks, in a temporary folder."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,24 @@ async def store(valkey: Server) -> AsyncIterator[redis.asyncio.Redis]:
     client = redis.asyncio.Redis.from_url(valkey.url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+def tars(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `tars ...` in this process, through the door that the program has: (exit code, stdout, stderr)."""
+    from tars.cli import main as cli  # noqa: PLC0415 - most tests do without it
+
+    monkeypatch.setenv("TARS_USER", "ada")
+    monkeypatch.setenv("TARS_DATA", str(tmp_path / "none"))
+    monkeypatch.setattr("tars.producers.async_client.PATIENCE", 0.3)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tars", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return run

@@ -19,7 +19,6 @@ from nats.aio.msg import Msg
 from examples import AGENT, EXAMPLES
 from played_studies import better_by, play, started
 from tars.automl_worker.app import worker as coordinator
-from tars.cli import main as cli
 from tars.consumers.app import worker as consumers
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.runtime.bus import connect_bus
@@ -33,23 +32,6 @@ from tars.sync_worker.app import worker as sync
 
 Run = Callable[..., tuple[int, str, str]]
 NOWHERE = "nats://127.0.0.1:9"
-
-
-@pytest.fixture
-def tars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `tars ...` in this process, through the door that the program has: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("TARS_USER", "ada")
-    monkeypatch.setenv("TARS_DATA", str(tmp_path / "none"))
-    monkeypatch.setattr("tars.producers.async_client.PATIENCE", 0.3)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tars", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
-
-    return run
 
 
 @pytest.fixture
