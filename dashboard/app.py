@@ -8,7 +8,7 @@ import streamlit as st
 
 from tars.dashboard import session
 from tars.dashboard.desk import Desk
-from tars.dashboard.pages import agents, approvals, changes, studies
+from tars.dashboard.pages import agents, approvals, changes, coordination, studies
 from tars.dashboard.panels import draw_news, draw_origin
 from tars.dashboard.reads import Look, NothingToShow, Rows
 
@@ -29,6 +29,7 @@ PAGES: Final = (
     Page("approvals", "Approvals", approvals.page),
     Page("changes", "Changes", changes.page),
     Page("studies", "Studies", studies.page),
+    Page("coordination", "Coordination", coordination.page),
 )
 
 

@@ -136,7 +136,16 @@ def test_a_dry_run_judges_by_the_strictness_it_names(
 
 @pytest.mark.parametrize(
     "command",
-    [("agents",), ("stats",), ("updates",), ("updates", "--pending"), ("study", "list"), ("history", AGENT)],
+    [
+        ("agents",),
+        ("stats",),
+        ("conflicts",),
+        ("equilibria",),
+        ("updates",),
+        ("updates", "--pending"),
+        ("study", "list"),
+        ("history", AGENT),
+    ],
     ids=" ".join,
 )
 def test_a_table_and_its_json_are_of_the_same_rows(tars: Run, stack: BlockingPortal, command: tuple[str, ...]) -> None:
@@ -151,6 +160,18 @@ def test_a_table_and_its_json_are_of_the_same_rows(tars: Run, stack: BlockingPor
 def test_agents_shows_who_runs_what(tars: Run, stack: BlockingPortal) -> None:
     (row,) = rows(tars("agents", "--json"))
     assert (row["agent_id"], row["state"], row["values"]["gamma"]) == (AGENT, "running", 0.99)
+
+
+def test_conflicts_and_equilibria_are_told_by_world(tars: Run, stack: BlockingPortal, nats_server: Server) -> None:
+    publish(stack, nats_server.url, EXAMPLES["game.reported.v1"])
+    while not (told := rows(tars("equilibria", "--json"))):
+        pass
+    assert told[0]["game_id"] == EXAMPLES["game.reported.v1"].key
+    assert rows(tars("conflicts", "--limit", "1", "--json"))[0]["conflicts"]
+    for command, heading in (("conflicts", "veto"), ("equilibria", "NashConv")):
+        code, out, _ = tars(command)
+        assert code == 0
+        assert heading in out
 
 
 WEIGHED = started(

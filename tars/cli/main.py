@@ -30,7 +30,8 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 app.add_typer(keys, name="keys")
 for command in (
-    processes.up, processes.run, processes.provision, demo, doctor, watch, fork, check, fleet.agents, fleet.stats,
+    processes.up, processes.run, processes.provision, demo, doctor, watch, fork, check, fleet.agents,
+    fleet.conflicts, fleet.equilibria, fleet.stats,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
 ):  # fmt: skip
     app.command()(command)

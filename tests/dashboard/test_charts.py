@@ -14,7 +14,7 @@ from tars.dashboard import charts
 from tars.dashboard.differences import differences
 from tars.schemas.evidence import KeyWorth, PairedScore
 from tars.schemas.study import FrontPoint
-from tars.schemas.views import AgentPoint, TrialRow, UpdateRow
+from tars.schemas.views import AgentPoint, ConflictRow, EquilibriumRow, TrialRow, UpdateRow
 
 POINTS = [
     AgentPoint(at=NOON + timedelta(seconds=n), episode=n, score=n / 10, version=version)
@@ -36,6 +36,14 @@ WORTH = [
     KeyWorth(key=key, before=0.99, after=0.95, gain=gain, gain_low=gain - 0.1, gain_high=gain + 0.1, seeds=8, kept=kept)
     for key, gain, kept in (("gamma", 0.25, True), ("tau", -0.01, False))
 ]
+CONFLICTS = [
+    ConflictRow(at=NOON + timedelta(seconds=n), game_id="w", episode=n, conflicts={"veto": n / 9}, latency=0.1)
+    for n in (1, 0)
+]
+EQUILIBRIA = [
+    EquilibriumRow(at=NOON + timedelta(seconds=n), game_id="w", episode=n, nash_conv=0.3, gains={"policy": n, "a": 0})
+    for n in (1, 0)
+]
 PICTURES = {
     "spark": (charts.SPARK, charts.score_frame(POINTS)),
     "score": (charts.SCORE, charts.score_frame(POINTS)),
@@ -47,6 +55,9 @@ PICTURES = {
     "importances": (charts.IMPORTANCES, charts.importances_frame({"gamma": 0.25, "tau": 0.75})),
     "front": (charts.FRONT, charts.front_frame(FRONT, TRIALS)),
     "worth": (charts.WORTH, charts.worth_frame(WORTH)),
+    "conflicts": (charts.CONFLICTS, charts.conflicts_frame(CONFLICTS)),
+    "nash": (charts.NASH, charts.nash_frame(EQUILIBRIA)),
+    "gains": (charts.GAINS, charts.gains_frame(EQUILIBRIA)),
 }
 
 
@@ -119,3 +130,10 @@ def test_worth_is_in_percentage_points_and_says_what_was_dropped() -> None:
 def test_times_keep_their_zone() -> None:
     at = charts.score_frame(POINTS)["at"].iloc[0]
     assert pd.Timestamp(at) == pd.Timestamp(datetime(2026, 11, 24, 12, tzinfo=UTC))
+
+
+def test_each_role_has_its_own_gain_oldest_first() -> None:
+    frame = charts.gains_frame(EQUILIBRIA)
+    assert frame[["episode", "name", "value"]].to_numpy().tolist() == [
+        [0, "a", 0.0], [0, "policy", 0.0], [1, "a", 0.0], [1, "policy", 1.0],
+    ]  # fmt: skip

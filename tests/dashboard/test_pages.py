@@ -1,19 +1,14 @@
 """The page on real servers, a real sync worker and real consumers: what a person sees, clicks and is told."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from ledgers import SNAPSHOT
-from stage import Stage, forget_process, show, start_agent, texts, until, workers
+from stage import Stage, show, texts, until
 from streamlit.testing.v1 import AppTest
 
 from examples import AGENT, CHANGE, EVIDENCE, GRACE, LATER, READ_BACK, RUNNING
 from played_studies import Score, better_by, play, started
 from tars.dashboard.app import PAGES
-from tars.producers.client import connect
-from tars.runtime.servers import start_nats, start_valkey
-from tars.runtime.settings import Settings
 from tars.schemas.evidence import KeyWorth
 from tars.schemas.hyperparameters import DQN
 from tars.schemas.study import StudyFinished, StudyStarted
@@ -22,28 +17,6 @@ from tars.schemas.update import UpdateApproved, UpdateConfirmed, UpdateProposed,
 
 START = Path(__file__).parents[2] / "dashboard" / "entry" / "start.py"
 MODULES = sorted(path.stem for path in (START.parents[1] / "pages").glob("[!_]*.py"))
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Servers, workers, an agent; and the page's environment, in which `grace` decides what `ada` proposes."""
-    folder = tmp_path_factory.mktemp("stage")
-    found = Stage(folder, start_nats(folder / "nats"), start_valkey(folder / "valkey"))
-    settings = Settings(
-        nats_url=found.nats.url, redis_url=found.valkey.url, ack_wait_seconds=2, rate_limit_per_minute=0
-    )
-    try:
-        with pytest.MonkeyPatch.context() as environment, workers(settings), connect(found.nats.url, user="ada") as ada:
-            for name, value in (("NATS_URL", settings.nats_url), ("REDIS_URL", settings.redis_url)):
-                environment.setenv(name, str(value))
-            environment.setenv("TARS_USER", "grace")
-            found.client = ada
-            start_agent(found)
-            yield found
-            forget_process()
-    finally:
-        found.valkey.stop()
-        found.nats.stop()
 
 
 def click(page: AppTest, button: str) -> AppTest:
