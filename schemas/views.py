@@ -216,8 +216,12 @@ class DeadRow(Frozen):
     reason: str
     error: str
     attempts: int
+    id: str = ""
+    """Of the message that was put aside."""
     body: str
-    """As text, cut at 4,000 characters."""
+    """As text; a list cuts it at 4,000 characters."""
+    not_again: str | None = None
+    """Why it cannot be sent again; None: it can."""
 
 
 class PipelineRow(Frozen):
@@ -228,6 +232,8 @@ class PipelineRow(Frozen):
     waiting: int
     unacknowledged: int
     redelivered: int
+    listening: int = 0
+    """Fetches that wait for a message: workers that have nothing to do."""
 
 
 class StatsRow(Frozen):
@@ -246,3 +252,10 @@ class StatsRow(Frozen):
     sessions: int = 0
     history: int = 0
     """Episodes kept over all agents."""
+    history_cap: int = 0
+    """Episodes that are kept of one agent at most."""
+    utilisation: float = 0.0
+    """How full the longest history of an agent is: from 1 on its oldest episodes go."""
+    redis_bytes: int = 0
+    """Memory in use there; 0: not measured, or no Redis."""
+    redis_keys: int = 0
