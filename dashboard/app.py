@@ -1,5 +1,6 @@
 """The page. It hands rows and commands to the pages; they know neither Redis nor NATS."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -8,11 +9,14 @@ import streamlit as st
 
 from tars.dashboard import session
 from tars.dashboard.desk import Desk
-from tars.dashboard.pages import agents, approvals, changes, coordination, studies
+from tars.dashboard.pages import agents, approvals, changes, coordination, pipeline, studies
 from tars.dashboard.panels import draw_news, draw_origin
 from tars.dashboard.reads import Look, NothingToShow, Rows
 
+log = logging.getLogger(__name__)
+
 REFRESH_SECONDS: Final = 2.0
+AGAIN: Final = f"It tries again every {REFRESH_SECONDS:.0f} seconds."
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ PAGES: Final = (
     Page("changes", "Changes", changes.page),
     Page("studies", "Studies", studies.page),
     Page("coordination", "Coordination", coordination.page),
+    Page("pipeline", "Pipeline", pipeline.page),
 )
 
 
@@ -41,11 +46,15 @@ def live(page: Page) -> None:
     heading, origin = st.columns([3, 2], vertical_alignment="bottom")
     heading.title(page.title)
     banner = st.container()
-    draw_news(desk)
     try:
+        draw_news(desk)
         page.draw(look, desk)
     except NothingToShow as error:
-        st.error(f"Nothing can be shown: {error}. This page tries again every {REFRESH_SECONDS:.0f} seconds.")
+        st.error(f"Nothing can be shown: {error}. {AGAIN}")
+        return
+    except Exception as error:
+        log.exception("a page cannot be drawn", extra={"page": page.name})
+        st.error(f"This page cannot be drawn ({type(error).__name__}); its log says why. {AGAIN}")
         return
     draw_origin(look, banner, origin, use_redis=session.settings().use_redis)
 

@@ -23,6 +23,7 @@ DRAW: Final = {
     "refused": st.error,
     "not sent": st.error,
     "unknown": st.warning,
+    "broken": st.error,
 }
 VERDICTS: Final = {
     Verdict.BETTER: ("better", "green"),

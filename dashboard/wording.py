@@ -69,6 +69,16 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.1f} s"  # noqa: PLR2004
 
 
+def size(count: int) -> str:
+    """Return a number of bytes: `512 B`, `2.1 MB`."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:  # noqa: PLR2004 - what a kilo is
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
 def span(seconds: float) -> str:
     """Return a duration, rounded to what one would say: `3 s`, `12 min`, `5 h`, `2 d`."""
     for size, unit, most in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
