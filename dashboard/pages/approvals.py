@@ -7,9 +7,11 @@ from typing import Final
 import streamlit as st
 
 from tars.dashboard import session
+from tars.dashboard.by_hand import CHOSEN, targets
 from tars.dashboard.desk import Desk
 from tars.dashboard.differences import groups
 from tars.dashboard.panels import draw_evidence, draw_group
+from tars.dashboard.proposing import ADDRESS, draw_form
 from tars.dashboard.reads import Rows
 from tars.dashboard.wording import ago, listed, obstacles, points, span
 from tars.schemas.bounds import Strictness
@@ -21,11 +23,25 @@ SHOWN: Final = 8
 
 
 def page(views: Rows, desk: Desk) -> None:
-    """Draw every pending update as a card."""
-    waiting = views.pending()
-    agents = {row.agent_id: row for row in views.agents()}
+    """Draw every pending update as a card, or the one of `?id=`; with `?propose=` the form to propose by hand."""
+    if ADDRESS in st.query_params:
+        draw_form(views, desk)
+        return
+    waiting, rows = views.pending(), views.agents()
+    target = next(iter(targets(rows)), CHOSEN)
+    st.button("Propose by hand", key="propose-open", icon=":material/edit:", on_click=_propose, args=(target,))
+    agents = {row.agent_id: row for row in rows}
+    if asked := st.query_params.get("id"):
+        waiting = [row for row in waiting if row.update_id == asked]
+        st.button("All that waits", key="all-waiting", icon=":material/arrow_back:", type="tertiary", on_click=_all)
+        if not waiting:
+            st.warning(f"{asked} does not wait for approval: *Changes* shows what became of it.")
+            return
     if not waiting:
-        st.info("Nothing waits for approval.")
+        st.info(
+            "Nothing waits for approval. A study proposes what it finds better (`tars study start --role policy`); "
+            "*Propose by hand*, or `tars propose --role policy --set gamma=0.97`, does without one."
+        )
         return
     count = f"{len(waiting)} update{'s' * (len(waiting) != 1)} wait{'s' * (len(waiting) == 1)} for approval"
     st.caption(count + (f"; the newest {SHOWN} are shown" if len(waiting) > SHOWN else "") + ".")
@@ -51,6 +67,15 @@ def _card(row: UpdateRow, agents: Mapping[str, AgentRow], desk: Desk) -> None:
         draw_group(group, strictness)
     draw_evidence(row.evidence)
     _decide(row, desk)
+
+
+def _propose(target: str) -> None:
+    st.query_params.clear()
+    st.query_params[ADDRESS] = target
+
+
+def _all() -> None:
+    st.query_params.clear()
 
 
 def _decide(row: UpdateRow, desk: Desk) -> None:
