@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from tars.dashboard.differences import Difference
+from tars.dashboard.differences import Difference, place
 from tars.dashboard.wording import number
 from tars.schemas.evidence import Evidence, KeyWorth
+from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName
 from tars.schemas.study import FrontPoint
 from tars.schemas.views import AgentPoint, ConflictRow, EquilibriumRow, TrialRow, UpdateRow
 
@@ -289,6 +290,47 @@ TIMELINE: Final[Spec] = {
 """Each update from its proposal to its newest event, in the colour of where it stands."""
 
 
+def effects_frame(updates: Iterable[UpdateRow]) -> pd.DataFrame:
+    """Updates whose watch came to a verdict on scores -> one row each in percentage points, with its 90 % interval."""
+    judged = [(row, row.judgements[-1]) for row in updates if row.judgements and row.normalised]
+    return pd.DataFrame(
+        [
+            (row.update_id, 100 * found.effect, 100 * found.effect_low, 100 * found.effect_high, found.stage)
+            for row, found in judged
+            if found.effect is not None and found.effect_low is not None and found.effect_high is not None
+        ],
+        columns=["update", "effect", "low", "high", "stage"],
+    )
+
+
+_EFFECT: Final = {"type": "quantitative", "title": "effect, percentage points", "scale": {"zero": True, "nice": True}}
+EFFECTS: Final[Spec] = {
+    "height": {"step": 22},
+    "encoding": {
+        "y": {"field": "update", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 160}},
+    },
+    "layer": [
+        {"mark": {"type": "rule", "color": GREY}, "encoding": {"x": {"datum": 0, **_EFFECT}, **_FULL}},
+        {
+            "mark": {"type": "rule", "color": BLUE, "strokeWidth": 4, "opacity": 0.45, "strokeCap": "round"},
+            "encoding": {"x": {"field": "low", **_EFFECT}, "x2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "color": BLUE, "size": 80, "opacity": 1},
+            "encoding": {
+                "x": {"field": "effect", **_EFFECT},
+                "tooltip": [
+                    {"field": "update"},
+                    {"field": "stage", "title": "watched"},
+                    *({"field": name, "format": "+.2f"} for name in ("effect", "low", "high")),
+                ],
+            },
+        },
+    ],
+}
+"""What the watch of each update found on the agents reloaded, with its 90 % interval."""
+
+
 def trials_frame(trials: Iterable[TrialRow]) -> pd.DataFrame:
     """Trials of the search that have a score -> number, score, best so far, and what they tried."""
     done = [row for row in trials if row.phase == "search" and row.stage == "completed" and row.score is not None]
@@ -326,6 +368,52 @@ TRIALS: Final[Spec] = {
     ],
 }
 """Each completed trial of a search, and the best score so far."""
+
+
+PARALLEL_TRIALS: Final = 200
+"""Trials drawn as lines, those with the highest scores: more than that is a grey wall."""
+
+
+def parallel_frame(trials: Iterable[TrialRow], searched: Sequence[str], algorithm: AlgorithmName) -> pd.DataFrame:
+    """Completed trials of the search -> one row for each and each key that was tried at more than one value.
+
+    place: where the value lies between the lowest and the highest tried, on the scale on which the key is felt.
+    """
+    done = [row for row in trials if row.phase == "search" and row.stage == "completed" and row.score is not None]
+    best = sorted(done, key=lambda row: -(row.score or 0.0))[:PARALLEL_TRIALS]
+    found = []
+    for name in searched:
+        tried = [value for row in best if (value := row.hyperparameters.get(name)) is not None]
+        bounds = (min(tried, default=0), max(tried, default=0))
+        found += [
+            (row.number, name, at, number(row.hyperparameters[name]), row.score)
+            for row in best
+            if name in row.hyperparameters
+            and (at := place(ALGORITHMS[algorithm][name], bounds, row.hyperparameters[name])) is not None
+        ]
+    return pd.DataFrame(found, columns=["trial", "name", "place", "value", "score"])
+
+
+PARALLEL: Final[Spec] = {
+    "height": 240,
+    "encoding": {
+        "x": {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelAngle": -20}},
+        "y": {"field": "place", "type": "quantitative", "axis": {"title": "lowest … highest tried", "labels": False}},
+        "detail": {"field": "trial", "type": "nominal"},
+        "color": {
+            "field": "score",
+            "type": "quantitative",
+            "scale": {"range": ["#d8dde6", BLUE]},
+            "legend": {"title": "score", "format": ".2f"},
+        },
+        "tooltip": [{"field": "trial"}, {"field": "name"}, {"field": "value"}, {"field": "score", "format": ".3f"}],
+    },
+    "layer": [
+        {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.7}},
+        {"mark": {"type": "point", "filled": True, "size": 22, "opacity": 0.8}},
+    ],
+}
+"""Each trial as a line through its values."""
 
 
 def importances_frame(importances: Mapping[str, float]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown, well_formed
 from tars.schemas.message import Command
 from tars.schemas.study import StartStudy, StopStudy
-from tars.schemas.update import ApproveUpdate, ProposeUpdate, RejectUpdate, RollBackUpdate
+from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, RejectUpdate, RollBackUpdate
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +19,15 @@ WAIT_SECONDS: Final = 1.5
 """A click waits this long for its answer; a later one is shown when it comes."""
 SHOWN_SECONDS: Final = 120.0
 
-Verb = Literal["approve", "reject", "roll back", "propose", "start", "stop", "replay"]
+Verb = Literal["approve", "reject", "roll back", "apply", "propose", "start", "stop", "replay"]
 Level = Literal["waiting", "done", "refused", "not sent", "unknown", "broken"]
 DONE: Final[Mapping[Verb, str]] = {
     "approve": "approved", "reject": "rejected", "roll back": "to be rolled back", "propose": "proposed",
-    "start": "started", "stop": "stopped", "replay": "carried out",
+    "apply": "released", "start": "started", "stop": "stopped", "replay": "carried out",
 }  # fmt: skip
 SENDS: Final[Mapping[Verb, type[Command]]] = {
-    "approve": ApproveUpdate, "reject": RejectUpdate, "roll back": RollBackUpdate, "propose": ProposeUpdate,
-    "start": StartStudy, "stop": StopStudy,
+    "approve": ApproveUpdate, "reject": RejectUpdate, "roll back": RollBackUpdate, "apply": ApplyUpdate,
+    "propose": ProposeUpdate, "start": StartStudy, "stop": StopStudy,
 }  # fmt: skip
 """What each verb sends; a replay sends whatever died."""
 
@@ -105,9 +105,9 @@ class Desk:
     errands: dict[str, Errand] = field(default_factory=dict)
     """The newest about each thing."""
 
-    def approve(self, update_id: str, reason: str) -> None:
-        """Let a pending update through."""
-        self._send("approve", update_id, update_id=update_id, reason=reason)
+    def approve(self, update_id: str, reason: str, *, hold: bool = False) -> None:
+        """Let a pending update through; with `hold`, `apply` releases it."""
+        self._send("approve", update_id, update_id=update_id, reason=reason, hold=hold)
 
     def reject(self, update_id: str, reason: str) -> None:
         """Turn a pending update down."""
@@ -116,6 +116,10 @@ class Desk:
     def roll_back(self, update_id: str, reason: str, *, what: str | None = None, over_later: bool = False) -> None:
         """Take a released update back; `what` and `over_later` as RollBackUpdate has them."""
         self._send("roll back", update_id, update_id=update_id, reason=reason, what=what, over_later=over_later)
+
+    def apply(self, update_id: str) -> None:
+        """Release an update that was approved on hold."""
+        self._send("apply", update_id, update_id=update_id)
 
     def propose(self, update_id: str, **fields: Any) -> None:  # noqa: ANN401 - ProposeUpdate says what each is
         """Propose new values."""

@@ -11,7 +11,7 @@ from tars.schemas.message import Frozen
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import FrontPoint
 from tars.schemas.trial import Phase
-from tars.schemas.update import ApprovalMode, ReadBack, RolloutStage
+from tars.schemas.update import ApprovalMode, ReadBack, RolloutStage, What
 
 UpdateStage = Literal[
     "pending", "refused", "rejected", "superseded", "approved", "released", "reloading", "reloaded", "confirmed",
@@ -110,6 +110,10 @@ class UpdateRow(Frozen):
     read_backs: tuple[ReadBack, ...] = ()
     smallest_harm: float | None = None
     """The smallest loss that its rollout finds 4 times in 5."""
+    normalised: bool = True
+    """Effects and harms are of scores, so percentage points; else of returns."""
+    takes_back: What | None = None
+    """What a roll back of it takes back, as soon as one was asked for."""
     judgements: tuple[Judged, ...] = ()
     history: tuple[AuditEntry, ...] = ()
 
