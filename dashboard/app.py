@@ -62,8 +62,10 @@ def live(page: Page) -> None:
 def main() -> None:
     """One full run of the script: the menu and the chosen page."""
     st.set_page_config(page_title="TARS", layout="wide")
-    menu = [st.Page(_shown(page), title=page.title, url_path=page.name, default=page is PAGES[0]) for page in PAGES]
-    chosen = st.navigation(menu, position="top")
+    menu = [st.Page(_shown(page), title=page.title, url_path=page.name) for page in PAGES]
+    # Streamlit gives its default page no address of its own, and the agents are to have theirs.
+    root = st.Page(_shown(PAGES[0]), title="TARS", url_path="root", default=True, visibility="hidden")
+    chosen = st.navigation([root, *menu], position="top")
     chosen.run()
     session.freeze_heap()  # after the first run: everything a page needs is loaded
 

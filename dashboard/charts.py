@@ -26,7 +26,16 @@ GREEN: Final = "#1a8f4c"
 RED: Final = "#d1383d"
 AMBER: Final = "#c27803"
 _FAINT: Final = "#98a2b355"
-_TIME: Final = {"field": "at", "type": "temporal", "axis": {"title": None, "grid": False, "tickCount": 5}}
+_CLOCK: Final = {"year": "%Y", "month": "%b", "date": "%b %d"} | dict.fromkeys(("hours", "minutes"), "%H:%M")
+_MOMENTS: Final = {"format": {**_CLOCK, "seconds": "%H:%M:%S", "milliseconds": "%H:%M:%S"}, "title": "UTC"}
+_UTC: Final = {"type": "utc"}
+"""Tables say UTC, so pictures do."""
+_TIME: Final = {
+    "field": "at",
+    "type": "temporal",
+    "scale": _UTC,
+    "axis": {**_MOMENTS, "grid": False, "tickCount": 5},
+}
 _SCORE: Final = {"type": "quantitative", "scale": {"zero": False}}
 
 
@@ -260,7 +269,12 @@ TIMELINE: Final[Spec] = {
     "height": {"step": 22},
     "encoding": {
         "y": {"field": "update", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 160}},
-        "x": {"field": "from", "type": "temporal", "axis": {"title": None, "grid": True, "tickCount": 8}},
+        "x": {
+            "field": "from",
+            "type": "temporal",
+            "scale": _UTC,
+            "axis": {**_MOMENTS, "grid": True, "tickCount": 8},
+        },
         "color": {
             "field": "stage",
             "type": "nominal",

@@ -34,7 +34,7 @@ def told(found: Outlook, agents: int, plan: Plan) -> str:
         return f"Nothing of it can be watched: {found.unwatched}."
     if found.smallest_harm is None:
         return f"The smallest harm that its watch can find is known once its agents have reported {LEAST_PRE} episodes."
-    harm = amount(-found.smallest_harm, normalised=found.normalised)
+    harm = amount(found.smallest_harm, normalised=found.normalised).lstrip("+")
     first = canary_count(agents)
     if found.twins:
         against = "copies of themselves that go on as they are"

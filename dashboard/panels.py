@@ -118,9 +118,8 @@ def draw_judgements(row: UpdateRow) -> None:
     """Draw what the watch of each stage found, or what it will be able to find."""
     if not row.judgements:
         if row.smallest_harm is not None:
-            st.caption(
-                f"Its watch finds a loss of {amount(-row.smallest_harm, normalised=row.normalised)} 4 times in 5."
-            )
+            harm = amount(row.smallest_harm, normalised=row.normalised).lstrip("+")
+            st.caption(f"Its watch finds a loss of {harm} 4 times in 5.")
         return
     st.markdown("##### Watched")
     st.dataframe(judgements_frame(row), hide_index=True)
