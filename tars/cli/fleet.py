@@ -6,6 +6,7 @@ import typer
 
 import tars
 from tars.cli.output import AsJson, clock, number, out, show_json, show_rows
+from tars.dashboard.wording import version
 from tars.schemas.hyperparameters import ALGORITHMS, same
 from tars.schemas.views import AgentRow
 
@@ -20,7 +21,7 @@ def agents(*, as_json: AsJson = False) -> None:
         "state": lambda r: r.state if r.finite or r.state != "running" else "diverged",
         "episode": lambda r: r.episode,
         "score": lambda r: number(round(r.score, 3)) if r.score is not None else "-",
-        "version": lambda r: r.applied,
+        "runs": version,
         "values, where not SB3's": _own_values,
         "reloaded": lambda r: f"{clock(r.reloaded_at)}, {r.reload_milliseconds:.1f} ms" if r.reloaded_at else "-",
     }
