@@ -147,7 +147,9 @@ class Rights:
 
 ROLES: Mapping[str, Rights] = {
     "person": Rights(
-        ("tars.command.study.>", "tars.command.update.>", "tars.query.>", "tars.report.session.>"), (), ("EVENTS",)
+        ("tars.command.study.>", "tars.command.update.>", "tars.query.>", "tars.report.session.>"),
+        (),
+        ("EVENTS", "DEAD"),
     ),
     "coordinator": Rights(
         ("tars.event.study.>", "tars.command.trial.>", "tars.reply.>", "tars.dead.>"),

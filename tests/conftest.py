@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis.asyncio
@@ -12,6 +13,9 @@ from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from stage import Stage
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported: tests tell its makers nothing
 
@@ -90,3 +94,12 @@ def tars(
         return int(ended.value.code or 0), told.out, told.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Stage]":
+    """What stands behind the page, for one module of tests."""
+    from stage import stage_in  # noqa: PLC0415 - Streamlit, which few tests need
+
+    with stage_in(tmp_path_factory.mktemp("stage")) as found:
+        yield found
