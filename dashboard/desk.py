@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, Self
 
+from tars.dashboard.identity import Visitor, operator
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
+from tars.schemas.message import Command, Login
+from tars.schemas.update import ApproveUpdate, RejectUpdate, RollBackUpdate
 
 WAIT_SECONDS: Final = 1.5
 """A click waits this long for its answer; a later one is shown when it comes."""
@@ -16,10 +19,17 @@ SHOWN_SECONDS: Final = 120.0
 Verb = Literal["approve", "reject", "roll back"]
 Level = Literal["waiting", "done", "refused", "not sent", "unknown"]
 DONE: Final[Mapping[Verb, str]] = {"approve": "approved", "reject": "rejected", "roll back": "to be rolled back"}
+SENDS: Final[Mapping[Verb, type[Command]]] = {
+    "approve": ApproveUpdate, "reject": RejectUpdate, "roll back": RollBackUpdate,
+}  # fmt: skip
+"""What each verb sends, which says who may."""
 
 
 class Commands(Protocol):
     """What a page may send; `command_id` is what makes a repetition one command."""
+
+    def speaking_for(self, login: Login, token: str) -> Self:
+        """The same, for who logged in."""
 
     def approve(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
         """Let a pending update through."""
@@ -85,6 +95,8 @@ class Desk:
     executor: Executor
     open: Callable[[], Commands]
     """Asked at each click, never when a page is drawn: a click runs before the page is drawn again."""
+    visitor: Callable[[], Visitor] = lambda: operator("")
+    """The same; in the click's own thread, which alone knows whose session it is."""
     errands: dict[str, Errand] = field(default_factory=dict)
     """The newest of each update."""
 
@@ -107,12 +119,27 @@ class Desk:
         if before is not None and (before.level == "waiting" or (repeated and before.level == "done")):
             return
         name = before.command_id if before and repeated and before.level == "unknown" else f"c-{secrets.token_hex(8)}"
-        future = self.executor.submit(lambda: send(self.open(), name))
+        person = self.visitor()
+        future = (
+            self._refused(why)
+            if (why := person.lacks(SENDS[verb]))
+            else self.executor.submit(lambda: send(person.voice(self.open()), name))
+        )
         self.errands[update_id] = Errand(verb, update_id, name, future, monotonic())
         try:
             future.exception(WAIT_SECONDS)
         except TimeoutError:
             return  # the page says that it waits
+
+    @staticmethod
+    def _refused(why: str) -> "Future[Outcome]":
+        future: Future[Outcome] = Future()
+        future.set_exception(CommandRefused(why))
+        return future
+
+    def may(self, verb: Verb) -> bool:
+        """Whether a button for it is to be offered; asked again when it is clicked."""
+        return self.visitor().lacks(SENDS[verb]) is None
 
     def settled(self, update_id: str, *verbs: Verb) -> bool:
         """Whether one of these commands about this update waits for its answer, or was carried out."""

@@ -130,7 +130,7 @@ def _roll_back(row: UpdateRow, desk: Desk) -> None:
         reason.text_input("Reason", key=key, max_chars=1000, placeholder=f"take back what {listed(row.agents)} run")
         button.form_submit_button(
             "Roll back", key=f"roll_back-{row.update_id}", width="stretch", on_click=_take_back,
-            args=(row.update_id, key), disabled=desk.settled(row.update_id, "roll back"),
+            args=(row.update_id, key), disabled=desk.settled(row.update_id, "roll back") or not desk.may("roll back"),
         )  # fmt: skip
 
 

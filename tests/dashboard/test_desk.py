@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Self
 
 import pytest
 
 from tars.dashboard import desk as module
 from tars.dashboard.desk import Desk
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
+from tars.schemas.message import Login
 
 
 @dataclass
@@ -23,6 +25,9 @@ class Worker:
         self.heard.append((verb, update_id, reason, command_id))
         self.answer()
         return Outcome(command_id or "")
+
+    def speaking_for(self, login: Login, token: str) -> Self:
+        return self
 
     def approve(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
         return self._take("approve", update_id, reason, command_id)
