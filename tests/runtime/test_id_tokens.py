@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from identity_provider import IdentityProvider, altered, forged, identity_provider
 from joserfc import jwt
 from joserfc.jwk import KeySet, OctKey
 
+from identity_provider import IdentityProvider, altered, forged, identity_provider
 from tars.runtime import id_tokens
 from tars.runtime.id_tokens import IdTokens, Rules, claims_of, login_of, rules_of
 from tars.runtime.settings import BadSetting, Settings, load_settings

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from identity_provider import IdentityProvider, altered, forged, identity_provider, wait_until_over
 
+from identity_provider import IdentityProvider, altered, forged, identity_provider, wait_until_over
 from people import ADA, GRACE, MALLORY, PAGE, deliver, signed, soon, trusted
 from story import CHANGE, VALUES
 from tars.automl_worker.app import worker as coordinator
