@@ -41,7 +41,7 @@ def draw_person(person: Visitor) -> None:
         return
     roles = ", ".join(role for role in ("approver", "proposer", "viewer") if role in person.roles)
     with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
-        st.caption(f"**{person.name}** · {roles}", width="content", help=person.login.principal)
+        st.text(f"{person.name} · {roles}", width="content", help=f"`{person.login.principal}`")
         st.button("Log out", key="log_out", type="tertiary", on_click=st.logout)
 
 

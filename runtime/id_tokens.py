@@ -235,10 +235,10 @@ def _listed(claims: Mapping[str, Any], name: str) -> set[str]:
 
 
 def _name(claims: Mapping[str, Any]) -> str:
-    """What people call them."""
+    """What people call them, in letters that mean nothing to a page that draws it: some may choose their own."""
     found = (claims.get(name) for name in ("email", "preferred_username", "name"))
     text = next((value for value in found if isinstance(value, str) and value), "")
-    return "".join(letter for letter in text if letter.isprintable())[:100]
+    return "".join(letter for letter in text if letter.isalnum() or letter in " @._+-'")[:100]
 
 
 def _told(error: Exception) -> str:

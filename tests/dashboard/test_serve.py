@@ -3,6 +3,7 @@
 import stat
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def oidc(folder: Path, **change: object) -> Settings:
     return Settings.model_validate({**own, "oidc_client_secret_file": folder / "secret", **change})
 
 
-def test_streamlit_gets_its_secrets_in_a_file_of_this_user_alone(tmp_path: Path) -> None:
+def test_streamlit_gets_its_secrets_in_a_file_of_this_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     trusted(tmp_path, PAGE)
     path = write_secrets(secrets_of(oidc(tmp_path), 3000))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

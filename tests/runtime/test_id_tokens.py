@@ -178,6 +178,12 @@ def test_groups_are_found_where_identity_providers_put_them(name: str, claims: d
     assert login.groups == ("a",)
 
 
+def test_a_name_that_somebody_chose_draws_nothing_on_a_page() -> None:
+    login = login_of("t", {**CLAIMS, "email": "![x](https://evil.example.org/p.png)<b>Zoë O'Hara\n"}, RULES)
+    assert isinstance(login, Login)
+    assert login.name == "xhttpsevil.example.orgp.pngbZoë O'Hara"
+
+
 @pytest.mark.parametrize("issuer", ["http://idp.example.org", "ftp://127.0.0.1", "https://idp.example.org/?x=1", "idp"])
 def test_an_issuer_whose_keys_anybody_on_the_way_could_change_is_refused(
     issuer: str, monkeypatch: pytest.MonkeyPatch
