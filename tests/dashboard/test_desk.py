@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, get_args
 
 import pytest
 
 from tars.dashboard import desk as module
-from tars.dashboard.desk import Desk
+from tars.dashboard.desk import SENDS, Desk, Verb
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
 from tars.schemas.message import Login
 
@@ -102,6 +102,10 @@ def test_what_was_refused_or_not_sent_may_be_tried_again_under_a_new_id(desk: De
     desk.roll_back("u-1", "")
     assert "was refused: update is rejected; it came after its deadline" in desk.news()[0].text
     assert len({command[3] for command in worker.heard}) == 2
+
+
+def test_the_page_knows_who_may_send_each_of_its_commands() -> None:
+    assert set(SENDS) == set(get_args(Verb))
 
 
 def test_a_mistake_of_ours_is_not_taken_for_an_answer(desk: Desk, worker: Worker) -> None:

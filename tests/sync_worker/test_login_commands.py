@@ -247,6 +247,7 @@ async def test_where_people_log_in_a_missing_trust_file_lets_nobody_through(
     await asyncio.gather(serving, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_a_login_that_has_ended_is_refused_however_good_its_signature(
     bus: Bus, settings: Settings, tmp_path: Path
 ) -> None:
