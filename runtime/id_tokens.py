@@ -36,6 +36,8 @@ ALGORITHMS: Final = (
     "Ed25519",
 )
 """Signatures by public keys alone: with the others whoever checks could sign."""
+UNREADABLE: Final = (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading somebody's token may raise: joserfc looks at signatures, and at little of what a header may hold."""
 FETCH_SECONDS: Final = 5.0
 FETCH_BYTES: Final = 1 << 20
 FRESH_SECONDS: Final = 3600.0
@@ -148,18 +150,20 @@ class IdTokens:
         """Say who logged in, as of `at`, or why this token proves nobody."""
         try:
             key_id = jws.extract_compact(token.encode()).headers().get("kid")
-        except (JoseError, ValueError):
+        except UNREADABLE:
             return "its id token is no JSON web token"
+        if not isinstance(key_id, str | None):
+            return "its id token names its key by no text"
         if away := await self._renew(key_id):
             return away
         try:
             claims = jwt.decode(token, self._keys, algorithms=ALGORITHMS).claims
-        except (JoseError, ValueError) as error:
+        except UNREADABLE as error:
             return f"its id token is not signed by {self._rules.issuer}: it is forged, or was altered ({_told(error)})"
         login = login_of(token, claims, self._rules)
         return login if isinstance(login, str) else barred(login, at, self._rules) or login
 
-    async def _renew(self, key_id: object) -> str | None:
+    async def _renew(self, key_id: str | None) -> str | None:
         """Fetch the keys where these are old or lack this one; None: there are some, else why not."""
         async with self._lock:
             now = asyncio.get_running_loop().time()

@@ -1,6 +1,8 @@
 """What an id token proves, and to whom: real ones of a real identity provider, and those that it never gave."""
 
 import asyncio
+import base64
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -62,6 +64,21 @@ def test_a_token_that_its_reader_could_have_signed_proves_nobody(idp: IdentityPr
     for why in checked(idp.rules, shared, bare):
         assert isinstance(why, str)
         assert "not signed by" in why
+
+
+ODD: tuple[object, ...] = (
+    {"alg": "RS256", "kid": []}, {"alg": "RS256", "kid": {}}, {"alg": "RS256", "kid": 7}, {"alg": 7}, {"alg": None}, {},
+    [], None, 7, "x", {"alg": "RS256", "crit": ["x"]}, {"alg": "RS256", "b64": False, "crit": ["b64"]}, {"alg": "none"},
+)  # fmt: skip
+"""Headers that nobody honest writes."""
+
+
+def test_whatever_a_token_holds_is_answered_with_a_reason(idp: IdentityProvider) -> None:
+    _, claims, signature = idp.token("grace").split(".")
+    texts = [json.dumps(header) for header in ODD] + ["{", "[" * 100_000, "\ud800"]
+    heads = [base64.urlsafe_b64encode(text.encode(errors="surrogatepass")).decode() for text in texts]
+    tokens = [f"{head}.{claims}.{signature}" for head in heads] + [".", "..", "a.b.c.d.e", "\ud800", "é.é.é"]
+    assert [found for found in checked(idp.rules, *tokens) if not isinstance(found, str)] == []
 
 
 def test_a_token_of_another_issuer_or_for_another_page_is_refused(idp: IdentityProvider) -> None:
