@@ -30,10 +30,10 @@ from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings, load_settings
-from tars.runtime.signing import signer_of
+from tars.runtime.signing import Gateway, Signer, signer_of
 from tars.runtime.telemetry import sending
 from tars.schemas.errors import TarsError, Transient
-from tars.schemas.message import Answer, By, Command, Event, Report
+from tars.schemas.message import Answer, By, Command, Event, Login, Report
 from tars.schemas.queries import Ask, Reply, query_subject, rows_of
 from tars.schemas.streams import history_subject
 from tars.schemas.update import ApproveUpdate, UpdateProposed
@@ -90,6 +90,16 @@ class AsyncClient:
             yield cls(bus, by)
         finally:
             await bus.close()
+
+    def speaking_for(self, login: Login, token: str) -> "AsyncClient":
+        """Return the same connection, with this page's key speaking for who logged in; raises NotSent without a key."""
+        if not isinstance(self.bus.signer, Signer):
+            raise NotSent("nothing is sent for who logged in: this page has no key to sign with")
+        bus = Bus(self.bus.client, self.bus.source)
+        bus.signer = Gateway(self.bus.signer, login, token)
+        other = AsyncClient(bus, By(principal=login.principal))
+        other._one_at_a_time = self._one_at_a_time
+        return other
 
     @staticmethod
     def settings() -> Settings:

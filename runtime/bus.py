@@ -17,7 +17,7 @@ from nats.js.api import Header, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
 from tars.runtime import metrics
-from tars.runtime.signing import Signer
+from tars.runtime.signing import Signs
 from tars.runtime.telemetry import trace_headers
 from tars.schemas.errors import Conflict, TarsError, Transient
 from tars.schemas.message import Answer, By, Command, Envelope, Message
@@ -54,7 +54,7 @@ class Bus:
     def __init__(self, client: Client, source: str) -> None:
         self.client = client
         self.source = source
-        self.signer: Signer | None = None
+        self.signer: Signs | None = None
         """Signs every command that is published here."""
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT)
 
