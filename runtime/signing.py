@@ -41,6 +41,7 @@ OPERATOR: Final = "operator"
 PAGE: Final = "page"
 """Name of the key file of a page at which people log in."""
 OPERATOR_ROLES: Final[tuple[Role, ...]] = ("viewer", "proposer", "approver")
+HOW: Final = "set TARS_DATA to the folder of `tars up`, or TARS_KEY to a key file (`tars keys new`)"
 
 
 class BadKey(TarsError):

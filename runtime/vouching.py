@@ -2,14 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from tars.runtime.id_tokens import IdTokens
-from tars.runtime.signing import KEY_HEADER, LOGIN_HEADER, SIGNATURE_HEADER, TOKEN_HEADER, BadTrust, TrustFile, verify
+from tars.runtime.signing import (
+    HOW,
+    KEY_HEADER,
+    LOGIN_HEADER,
+    SIGNATURE_HEADER,
+    TOKEN_HEADER,
+    BadTrust,
+    TrustFile,
+    verify,
+)
 from tars.schemas.message import Command, Envelope, Login, Signed
 from tars.schemas.trust import Sender, Trust, lacking_right, sender_of
-
-HOW: Final = "set TARS_DATA to the folder of `tars up`, or TARS_KEY to a key file (`tars keys new`)"
 
 
 @dataclass(frozen=True)
