@@ -106,8 +106,6 @@ class Facts:
     """Why whoever sent it may not, where only signed commands of those with a role count."""
     late: bool = False
     """Its deadline has passed."""
-    too_many: bool = False
-    """Its sender is over the rate limit."""
     mode: ApprovalMode = "manual"
     threshold: float = 0.03
     strictness: Strictness = "medium"
@@ -121,11 +119,9 @@ class Facts:
 def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:  # noqa: PLR0911 - one for each command
     """Say what happens because of `command`.
 
-    Raises Refused, which leaves no event, for a command about an update that nobody proposed, for a proposal by who may
-    not, and for one over the rate limit: an event for each would let a flood fill a ledger that is kept for ever.
+    Raises Refused, which leaves no event, for a command about an update that nobody proposed, and for a proposal by who
+    may not: an event for each would let a flood fill a ledger that is kept for ever.
     """
-    if facts.too_many:
-        raise Refused(f"{facts.by.principal} sends more commands a minute than RATE_LIMIT_PER_MINUTE allows")
     if isinstance(command, ProposeUpdate):
         return _propose(state, command, facts)
     if state.stage is Stage.UNKNOWN:
