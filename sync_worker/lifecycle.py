@@ -181,6 +181,7 @@ def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[Update
         strictness=facts.strictness,
         content="",
         doubt=_doubt(command, facts),
+        signed=facts.signed,
     )
     proposed = proposed.model_copy(update={"content": content_of(proposed).digest()})
     return [proposed, *_approve_by_mode(proposed, facts)]
@@ -291,7 +292,7 @@ def _hindered(proposal: UpdateProposed, command: UpdateCommand, facts: Facts) ->
 
 def _reject(state: Update, command: RejectUpdate, facts: Facts) -> list[UpdateEvent]:
     if state.stage in {Stage.PENDING, Stage.APPROVED}:
-        return [UpdateRejected(update_id=command.update_id, by=facts.by, reason=command.reason)]
+        return [UpdateRejected(update_id=command.update_id, by=facts.by, reason=command.reason, signed=facts.signed)]
     if state.stage in RELEASED_STAGES:
         return [_refusal(command, facts, f"update is {state.stage}: roll it back instead")]
     return [_refusal(command, facts, f"update is {state.stage}")]
@@ -306,7 +307,8 @@ def _apply(state: Update, proposal: UpdateProposed, command: ApplyUpdate, facts:
     until = state.approval.apply_until if state.approval else None
     if until is not None and (reason := _over(until, facts)):
         return [_refusal(command, facts, reason)]
-    return _hindered(proposal, command, facts) or [UpdateReleased(update_id=command.update_id, by=facts.by)]
+    released = UpdateReleased(update_id=command.update_id, by=facts.by, signed=facts.signed)
+    return _hindered(proposal, command, facts) or [released]
 
 
 def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[UpdateEvent]:
@@ -319,6 +321,7 @@ def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[Upd
             reason=command.reason,
             what=command.what or ("values" if state.stage is Stage.CONFIRMED else "all"),
             over_later=command.over_later,
+            signed=facts.signed,
         )
         return [asked]
     hint = ": reject it instead" if state.stage in {Stage.PENDING, Stage.APPROVED} else ""

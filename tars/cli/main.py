@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from tars import __version__
-from tars.cli import backups, fleet, processes, updates
+from tars.cli import audit, backups, fleet, processes, updates
 from tars.cli.check import check
 from tars.cli.demo import demo
 from tars.cli.doctor import doctor
@@ -32,7 +32,7 @@ app.add_typer(keys, name="keys")
 for command in (
     processes.up, processes.run, processes.provision, demo, doctor, watch, fork, check, fleet.agents, fleet.stats,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
-    backups.backup, backups.restore,
+    audit.export, audit.replay, backups.backup, backups.restore,
 ):  # fmt: skip
     app.command()(command)
 
