@@ -188,7 +188,7 @@ async def _make_room(bus: Bus, streams: Iterable[str]) -> None:
     for stream in streams:
         with suppress(NotFoundError):
             there[stream] = (await bus.stream(stream)).state
-    if held := [f"{name} with {state.messages} messages" for name, state in there.items() if state.last_seq]:
+    if held := [f"{name} with {state.messages} messages" for name, state in there.items() if state.messages]:
         raise BackupFailed(f"the server has {', '.join(held)}: {EMPTY}")
     for stream in there:
         await bus.jetstream.delete_stream(stream)
