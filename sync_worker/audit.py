@@ -213,12 +213,17 @@ def signatures(case: Case, verify: Verify) -> list[str] | str:
         if signed is not None:
             found = _unlike(told, signed, verify)
             faults += found
-            good += [] if found else [f"{event.kind} by {event.by.principal}"]
+            good += [] if found else [f"{event.kind} by {event.by.principal}{_through(verify(signed))}"]
         elif getattr(event, "by", None) is not None and event.by.signed and type(event) in COMMANDS:
             silent.append(event.kind)
     if not faults and not good:
         raise NotCheckable(f"no signed command is kept{' of ' + ', '.join(silent) if silent else ''}")
     return faults or ", ".join(good)
+
+
+def _through(by: TrustedKey | str) -> str:
+    """On whose word a principal is named: a page's, for who logged in there; an export holds no id token."""
+    return f" (as the page {by.name} says)" if isinstance(by, TrustedKey) and "gateway" in by.roles else ""
 
 
 def _unlike(told: Told, signed: Signed, verify: Verify) -> list[str]:
