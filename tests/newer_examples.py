@@ -121,8 +121,8 @@ UPDATES = (
     ),
     UpdateJudged(
         update_id=UPDATE, stage="canary", attempt=2, verdict="INCONCLUSIVE", then="widen",
-        reason="too little was heard", effect=None, effect_low=None, effect_high=None, slot=30, reloaded=(AGENT,), compared=(f"{AGENT}-twin",),
-        smallest_harm=None, stopped_early=True,
+        reason="too little was heard", effect=None, effect_low=None, effect_high=None, slot=30,
+        reloaded=(AGENT,), compared=(f"{AGENT}-twin",), smallest_harm=None, stopped_early=True,
     ),
     UpdateConfirmed(update_id=UPDATE, reason="not watched: its agents report no episodes"),
     UpdateRolledBack(
