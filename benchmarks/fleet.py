@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from report import Figure, percentile
 from tars.producers.async_client import AsyncClient
-from tars.producers.commands import CommandRefused
+from tars.producers.commands import CommandRefused, OutcomeUnknown
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import Entry, Journal
 from tars.runtime.provision import provision
@@ -39,8 +39,8 @@ EACH: Final = 25
 WORKERS: Final = ("sync-0", "sync-1")
 ACK_WAIT: Final = 2.0
 """Seconds: a killed worker's rollout goes on soon."""
-KILL_EVERY: Final = (3.0, 9.0)
-"""Seconds between two kills: longer than a process takes to start, mostly."""
+KILL_EVERY: Final = (0.5, 1.5)
+"""Between two kills, in shares of the time that all processes took to start: what was killed mostly lives again."""
 ENDS: Final = {"confirmed", "rolled-back", "failed", "superseded", "refused"}
 PATIENCE: Final = 300.0
 """Seconds until all agents have started, an update has ended, or all agents have caught up: no measure, a limit."""
@@ -69,6 +69,8 @@ class Fleet:
     environment: Mapping[str, str]
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     lives: Counter[str] = field(default_factory=Counter)
+    start_seconds: float = 0.0
+    """How long all of them took to start."""
 
     @property
     def agents(self) -> list[str]:
@@ -126,9 +128,11 @@ async def fleet(workers: Iterable[str]) -> AsyncIterator[Fleet]:
         }  # fmt: skip
         found = Fleet(Path(folder), bus, environment)
         try:
+            began = time.perf_counter()
             for name in (*workers, *(f"agents-{number}" for number in range(PROCESSES))):
                 await found.start(name)
             await _all_started(found)
+            found.start_seconds = time.perf_counter() - began
             yield found
         finally:
             for process in found.processes.values():
@@ -217,7 +221,7 @@ async def under_kills(reloads: int, seed: int) -> list[Figure]:
 async def _kill(found: Fleet, dice: random.Random) -> None:
     """Kill one process after the other, which and when by the seed."""
     while True:
-        await asyncio.sleep(dice.uniform(*KILL_EVERY))
+        await asyncio.sleep(dice.uniform(*KILL_EVERY) * found.start_seconds)
         await found.kill(dice.choice([*found.processes]))
 
 
@@ -226,11 +230,10 @@ async def _update(found: Fleet, number: int) -> str:
     client, update_id = AsyncClient(found.bus, BENCH), f"u-{number}"
     rate = 1e-3 + 1e-6 * (number % 200)
     try:
-        await client.send(
-            ProposeUpdate(update_id=update_id, agents=tuple(found.agents), values={"learning_rate": rate}),
-            command_id=f"p-{number}",
+        await _sent(
+            client, ProposeUpdate(update_id=update_id, agents=tuple(found.agents), values={"learning_rate": rate})
         )
-        await client.send(ApproveUpdate(update_id=update_id), command_id=f"a-{number}")
+        await _sent(client, ApproveUpdate(update_id=update_id))
     except CommandRefused:  # an agent had not said yet what it runs
         await asyncio.sleep(1.0)
         return "refused"
@@ -239,6 +242,17 @@ async def _update(found: Fleet, number: int) -> str:
         async for event in client.follow("update", update_id, lambda event: _verb(event) in ENDS):
             last = event
     return _verb(last)
+
+
+async def _sent(client: AsyncClient, command: ProposeUpdate | ApproveUpdate) -> None:
+    """Send until it is decided: all workers may be dead for a while, and under one id it counts once."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await client.send(command, command_id=f"{command.kind.split('.')[1]}-{command.update_id}")
+            except OutcomeUnknown:
+                continue
+            return
 
 
 def _verb(event: Any) -> str:
