@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from tars.automl_worker.board import Board
 from tars.automl_worker.evidence import LOOKS, assess
+from tars.automl_worker.pace import pace_of
 from tars.automl_worker.plan import candidates_of, next_step
 from tars.automl_worker.trials import ABLATION, CONFIRMATION, SMALLER, held_out_trial, search_trial
 from tars.schemas.audit import Case, NotCheckable
@@ -66,7 +67,7 @@ def study(case: Case) -> list[str] | str:
     trials = board.asked.items()
     faults = [f"trial {number}: {text}" for number, trial in trials for text in _strange(started, trial, values)]
     version = next((one.code_version for one in (finished.evidence, *finished.weighed) if one is not None), "")
-    again = next_step(started, board, _suggest_nothing, 1, version, time_is_up=True)
+    again = next_step(started, board, _suggest_nothing, pace_of(started.trials), version, time_is_up=True)
     if not isinstance(again, StudyFinished):
         return [*faults, "its trials decide nothing yet: some are missing, or the test would have asked for more"]
     told = {"importances": finished.importances}

@@ -267,6 +267,7 @@ def test_a_study_is_followed_from_outside_by_a_line_at_each_change(stack: Blocki
         assert watcher.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_study_running_and_says_so(stack: BlockingPortal, nats_server: Server) -> None:
     publish(stack, nats_server.url, SEARCHED)
     with watching("s2", nats_server) as watcher:
