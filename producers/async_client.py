@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
 from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersError, OutboundBufferLimitError
@@ -23,9 +23,11 @@ from tars.producers.commands import (
     sender,
     with_deadline,
 )
+from tars.runtime.access import access_of
 from tars.runtime.bell import Bell
-from tars.runtime.bus import Bus, connect_bus, fresh_id
+from tars.runtime.bus import Bus, TooLarge, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
+from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings, load_settings
 from tars.runtime.signing import signer_of
 from tars.runtime.telemetry import sending
@@ -37,6 +39,7 @@ from tars.schemas.update import ApproveUpdate, UpdateProposed
 
 log = logging.getLogger(__name__)
 
+Role = Literal["person", "dashboard"]
 PATIENCE: Final = 3.0
 """Seconds to wait for a first connection."""
 ANSWER_SECONDS: Final = 20.0
@@ -62,28 +65,36 @@ class NobodyAnswers(TarsError):
 class AsyncClient:
     """A connection of a script. Use `async with AsyncClient.connect() as client`."""
 
-    def __init__(self, bus: Bus, by: By) -> None:
+    def __init__(self, bus: Bus, by: By, role: Role = "person") -> None:
         self.bus, self.by = bus, by
         self.journal = Journal(bus)
-        self.name = fresh_id("client")
+        self.name = f"{role}.{fresh_id('client')}"
+        """Where answers to its commands go, below `tars.reply.`: what its role may hear."""
         self._one_at_a_time: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody sends
 
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, nats_url: str | None = None, *, user: str | None = None, key: Path | None = None
+        cls,
+        nats_url: str | None = None,
+        *,
+        user: str | None = None,
+        key: Path | None = None,
+        role: Role = "person",
     ) -> "AsyncIterator[AsyncClient]":
         """Connect to `nats_url`, else as the settings say; raises Unreachable when no server answers.
 
         key: the file that signs commands; unset: that of `user` or the operator in the data folder, where there is one.
+        role: what it is to a secured server.
         """
         settings = load_settings()
         signer = signer_of(settings, user, key)
         by = By(principal=signer.name) if signer else By(principal=user) if user else sender(settings)
-        bus = await connect_bus(nats_url or nats_address(settings), "client", patience=PATIENCE)
+        url, access = nats_url or nats_address(settings), access_of(settings, role)
+        bus = await connect_bus(url, "client", access=access, patience=PATIENCE)
         try:
             bus.signer = signer
-            yield cls(bus, by)
+            yield cls(bus, by, role)
         finally:
             await bus.close()
 
@@ -138,7 +149,7 @@ class AsyncClient:
         while True:
             try:
                 await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
-            except (NatsError, OSError, Transient) as error:
+            except (NatsError, OSError, Transient, TooLarge) as error:
                 if not unknown and (why := _not_stored(error)):
                     raise NotSent(f"{command.kind} {command.key} was not sent: {why}") from error
                 unknown = True
@@ -209,6 +220,8 @@ class AsyncClient:
             raise NobodyAnswers(
                 f"nobody answers the query {name}: start the consumers (`tars run consumers`)"
             ) from error
+        except NotPermitted as error:
+            raise NobodyAnswers(f"the query {name} was not sent: {error}") from error
         except (NatsError, OSError) as error:
             raise NobodyAnswers(f"the query {name} was not sent: NATS is away ({type(error).__name__})") from error
         reply = Reply.model_validate_json(message.data)
@@ -223,6 +236,8 @@ class AsyncClient:
 
 def _not_stored(error: Exception) -> str | None:
     """Why the server cannot have the message; None: it may have it."""
+    if isinstance(error, NotPermitted | TooLarge):
+        return str(error)
     cause = error.__cause__ if isinstance(error, Transient) else error
     return next((why for kind, why in NOT_STORED.items() if isinstance(cause, kind)), None)
 

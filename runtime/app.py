@@ -15,11 +15,13 @@ from prometheus_client import make_asgi_app
 
 from tars import __version__
 from tars.runtime import metrics
+from tars.runtime.access import access_of
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Delivery
 from tars.runtime.journal import Journal
 from tars.runtime.provision import check_provisioned
+from tars.runtime.refusals import Refusals
 from tars.runtime.settings import Settings
 from tars.runtime.signing import TrustFile
 from tars.schemas.errors import TarsError
@@ -82,7 +84,8 @@ class Worker:
                 raise result
 
     async def _work(self, broker: NatsBroker) -> None:
-        self.bus = await connect_bus(self.settings.nats, self.name, on_reconnect=self.on_reconnect)
+        access = access_of(self.settings, self.name)
+        self.bus = await connect_bus(self.settings.nats, self.name, access=access, on_reconnect=self.on_reconnect)
         try:
             await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
             for key, value in self._context().items():
@@ -105,9 +108,17 @@ class Worker:
         return own | {"ack_wait": self.settings.ack_wait_seconds} | dict(self.context)
 
     def _broker(self) -> NatsBroker:
+        access, refusals = access_of(self.settings, self.name), Refusals(self.name)
+
+        async def failed(error: Exception) -> None:
+            refusals.hear(error)
+
         broker = NatsBroker(
             self.settings.nats.split(","),
             name=self.name,
+            security=access.security(self.settings.nats),
+            inbox_prefix=access.inbox,
+            error_cb=failed,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
             connect_timeout=2,

@@ -44,11 +44,13 @@ def provision(
     from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
     from tars.runtime import bus  # noqa: PLC0415
     from tars.runtime import provision as streams  # noqa: PLC0415
+    from tars.runtime.access import access_of  # noqa: PLC0415
 
     settings = load_settings()
 
     async def make() -> dict[str, str]:
-        connection = await bus.connect_bus(nats_address(settings), "provision", patience=patience)
+        access = access_of(settings, "admin")
+        connection = await bus.connect_bus(nats_address(settings), "provision", access=access, patience=patience)
         try:
             replicas, ack_wait = settings.stream_replicas, settings.ack_wait_seconds
             jetstream = connection.jetstream
@@ -94,13 +96,16 @@ def up(
     *,
     data: Data = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="NATS with TLS, and a key and rights of its own for each role; stays so.")
+    ] = False,
 ) -> None:
     """Run everything on this machine until Ctrl-C."""
     settings = load_settings()
-    asyncio.run(run_up(settings, (data or settings.tars_data).resolve(), open_page=not no_browser))
+    asyncio.run(run_up(settings, (data or settings.tars_data).resolve(), open_page=not no_browser, secure=secure))
 
 
-async def run_up(settings: Settings, folder: Path, *, open_page: bool) -> None:
+async def run_up(settings: Settings, folder: Path, *, open_page: bool, secure: bool = False) -> None:
     """Run the stack until a signal; print where everything is."""
     from tars.runtime.stack import stack  # noqa: PLC0415 - help must be quick
 
@@ -108,10 +113,12 @@ async def run_up(settings: Settings, folder: Path, *, open_page: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     err.print(f"starting in {folder} ...")
-    async with stack(settings, folder, sink=prefixed()) as (endpoints, _):
+    async with stack(settings, folder, sink=prefixed(), secure=secure) as (endpoints, _):
         out.print(
             f"page   {endpoints.dashboard}\nnats   {endpoints.nats}\nredis  {endpoints.redis or '-'}", highlight=False
         )
+        if endpoints.keys:
+            out.print(f"keys   {endpoints.keys}: NATS lets in only who has one", highlight=False)
         out.print("Ctrl-C stops everything; the data stays.", highlight=False)
         if open_page:
             webbrowser.open(endpoints.dashboard)
