@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
-from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersError, OutboundBufferLimitError
+from nats.errors import ConnectionClosedError, NoRespondersError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError
 
@@ -50,7 +50,6 @@ NOT_STORED: Final[dict[type[Exception], str]] = {
     OutboundBufferLimitError: "NATS is away",
     ConnectionClosedError: "NATS is away",
     NoStreamResponseError: "the server has no stream for it: run `tars provision`",
-    MaxPayloadError: "it is too large",
     APIError: "the server would not store it",
 }
 """After these the server does not have the message, and nothing here keeps it to send it later."""

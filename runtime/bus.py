@@ -99,7 +99,7 @@ class Bus:
         body = message.model_dump_json().encode()
         if self.signer is not None and isinstance(message, Command):
             headers |= self.signer.sign(id, message.subject, body)
-        _fits(message, body, headers)
+        _fits(message, body, headers, self.client.max_payload)
         if batch is not None and not batch[2]:
             await self.client.publish(message.subject, body, headers=headers)
             return 0
@@ -169,12 +169,13 @@ class Bus:
             log.debug("closed without a farewell", extra={"error": repr(error)})
 
 
-def _fits(message: Message, body: bytes, headers: dict[str, str]) -> None:
+def _fits(message: Message, body: bytes, headers: dict[str, str], server_takes: int) -> None:
     """Refuse before sending what the stream would refuse after; a header has four bytes more than its text."""
     stream = STREAMS[stream_of(message.subject)]
     size = len(body) + len(HEADER_LINE) + sum(len(key) + len(value) + 4 for key, value in headers.items())
-    if 0 <= stream.max_msg_size < size:
-        raise TooLarge(f"{message.kind} {message.key} has {size} bytes; {stream.name} takes {stream.max_msg_size}")
+    limit = min(server_takes, stream.max_msg_size) if stream.max_msg_size >= 0 else server_takes
+    if size > limit:
+        raise TooLarge(f"{message.kind} {message.key} has {size:,} bytes: {stream.name} takes at most {limit:,}")
 
 
 def ascii_name(text: str) -> str:
@@ -222,12 +223,11 @@ async def connect_bus(
     until = None if patience is None else asyncio.get_running_loop().time() + patience
     while True:
         try:
-            async with asyncio.timeout(
-                patience or FIRST_CONNECTION
-            ):  # with endless reconnects it never gives up itself
-                return Bus(await line.connect(), source)
+            # With endless reconnects it never gives up itself.
+            async with asyncio.timeout(patience or FIRST_CONNECTION) as limit:
+                return Bus(await line.connect(limit if until else None), source)
         except (NatsError, OSError, TimeoutError) as error:
-            if until is not None and asyncio.get_running_loop().time() >= until:
+            if until is not None and (line.is_barred or asyncio.get_running_loop().time() >= until):
                 raise line.why_not() from error
             log.warning("waiting for NATS", extra={"url": url, "error": str(line.error or type(error).__name__)})
             await asyncio.sleep(0.2)
@@ -245,8 +245,13 @@ class _Line:
         self.error: Exception | None = None
         """What went wrong last."""
 
-    async def connect(self) -> PromptClient:
-        """Connect; try again for ever."""
+    @property
+    def is_barred(self) -> bool:
+        """The server does not know who comes, or nobody here knows the server: no patience helps."""
+        return NOT_KNOWN in str(self.error).lower() or isinstance(self.error, ssl.SSLError)
+
+    async def connect(self, limit: asyncio.Timeout | None = None) -> PromptClient:
+        """Connect; try again for ever, or until barred, which ends `limit`."""
         client = PromptClient(Refusals(self._role))
 
         async def lost() -> None:
@@ -261,8 +266,10 @@ class _Line:
 
         async def failed(error: Exception) -> None:
             self.error = error
+            if limit is not None and self.is_barred and not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
             if not client.refusals.hear(error):
-                quiet = isinstance(error, NoServersError | OSError) or NOT_KNOWN in str(error).lower()
+                quiet = isinstance(error, NoServersError | OSError) or self.is_barred
                 log.log(logging.DEBUG if quiet else logging.WARNING, "NATS: %r", error)
 
         await client.connect(
@@ -279,6 +286,7 @@ class _Line:
             error_cb=failed,
             **self._options,
         )
+        limit = None  # a server that bars it later may let it in again
         return client
 
     def why_not(self) -> Unreachable:

@@ -20,6 +20,7 @@ from tars.schemas.update import UpdateCommand, UpdateEvent
 
 DAY = 86_400.0
 GIB = 1 << 30
+MIB = 1 << 20
 KIB = 1 << 10
 
 
@@ -90,7 +91,7 @@ STREAMS: Mapping[str, Stream] = {
             ("tars.command.study.>", "tars.command.update.>"),
             "requests that wait for a worker",
             retention="workqueue",
-            max_msg_size=256 * KIB,  # evidence of up to 64 KiB is the largest thing in one
+            max_msg_size=MIB,  # evidence of up to 64 KiB, and a fleet by its names
         ),
         Stream(
             "TRIALS",
@@ -103,7 +104,7 @@ STREAMS: Mapping[str, Stream] = {
             ("tars.command.agent.>",),
             "the values an agent is to run; its version is this stream's sequence",
             max_msgs_per_subject=64,
-            max_msg_size=256 * KIB,  # the approved content and the signed approval, beside the values
+            max_msg_size=MIB,  # the approved content, which names every agent, and the signed approval
             republish=("tars.command.agent.>", "tars.live.agent.>"),
         ),
         Stream(

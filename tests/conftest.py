@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
+from secured import Secured
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
@@ -36,6 +37,16 @@ def nats_server(tmp_path: Path) -> Iterator[Server]:
     """A nats-server of this test's own."""
     server = start_nats(tmp_path / "nats")
     yield server
+    server.stop()
+
+
+@pytest.fixture
+async def secured(tmp_path: Path) -> AsyncIterator[Secured]:
+    """A nats-server of this test's own that knows roles by their keys, provisioned."""
+    server = start_nats(tmp_path / "nats", keys=tmp_path / "nats-keys")
+    found = Secured(server, tmp_path / "nats-keys")
+    await found.provision(ACK_WAIT)
+    yield found
     server.stop()
 
 
