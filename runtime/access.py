@@ -3,6 +3,7 @@
 An NKey's seed is a file of one line, as other NATS tools read it, readable by its owner alone.
 """
 
+import logging
 import os
 import ssl
 import stat
@@ -76,6 +77,16 @@ class Access:
             raise BadSeed(f"{self.authority} is no file of certificates ({error}): set NATS_CA_FILE") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         return context
+
+
+class _Farewell(logging.Filter):
+    """asyncio warns at the end of each connection of nats-py's that speaks TLS, and nothing is wrong."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("returning true from eof_received()")
+
+
+logging.getLogger("asyncio").addFilter(_Farewell())
 
 
 def access_of(settings: Settings, role: str) -> Access:

@@ -16,7 +16,7 @@ REPLY_PREFIX: Final = "tars.reply."
 
 
 HEADING: Final = """\
-# Who may do what, made from schemas/streams.py by `tars keys nats --permissions`. Include it in a server's configuration.
+# Who may do what, made from schemas/streams.py by `tars keys nats --permissions`: to be included in a configuration.
 # What is not listed is refused.
 """
 

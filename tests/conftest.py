@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-
 from secured import Secured
+
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from secured import Secured, refused
 
 from examples import AGENT, EXAMPLES
-from secured import Secured, refused
 from tars.automl_worker.app import worker as coordinator
 from tars.consumers.app import worker as consumers
 from tars.producers.async_client import AsyncClient, NobodyAnswers

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from secured import Secured, refused
+
 from tars.runtime.access import Access, BadSeed, access_of, ensure_seeds, read_seed, seed_path, write_public
 from tars.runtime.bus import NotAdmitted, connect_bus
 from tars.runtime.certificates import ensure_server_certificate
