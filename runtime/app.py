@@ -79,6 +79,7 @@ class Worker:
             work.cancel()
             server.should_exit = True
             results = await asyncio.gather(work, http, return_exceptions=True)
+            listening.close()  # uvicorn does, unless it was ended before it began
         for result in results:
             if isinstance(result, Exception):
                 raise result

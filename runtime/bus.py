@@ -260,6 +260,7 @@ class _Line:
 
         async def back() -> None:
             log.info("NATS connection is back")
+            client.refusals.deaf = None  # its rights may be others by now
             metrics.RECONNECTIONS.inc()
             if self._on_reconnect is not None:
                 await self._on_reconnect()

@@ -1,6 +1,7 @@
-"""A certificate authority of a data folder, and the certificate that it gives the folder's own server."""
+"""A certificate authority of a folder, and the certificate that it gives the server of that folder."""
 
 import os
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -37,10 +38,10 @@ class Certificate(NamedTuple):
     private: Path
 
 
-def ensure_server_certificate(folder: Path, now: datetime | None = None) -> Certificate:
+def ensure_server_certificate(folder: Path, names: Collection[str] = (), *, now: datetime | None = None) -> Certificate:
     """Make what is missing, and what ends within RENEWED_BEFORE; clients go on believing the same authority.
 
-    Raises BadCertificate when a file that is there cannot be read.
+    names: of the server, beside this machine's own. Raises BadCertificate when a file that is there cannot be read.
     """
     moment = now or datetime.now(UTC)
     authority = Certificate(folder / AUTHORITY, folder / "ca.key")
@@ -48,9 +49,9 @@ def ensure_server_certificate(folder: Path, now: datetime | None = None) -> Cert
     try:
         if not _lasts(authority, moment):
             _make_authority(authority, moment)
-            _make_server(server, authority, moment)
-        elif not _lasts(server, moment):
-            _make_server(server, authority, moment)
+            _make_server(server, authority, names, moment)
+        elif not (_lasts(server, moment) and _names(server, names)):
+            _make_server(server, authority, names, moment)
     except (OSError, ValueError) as error:
         raise BadCertificate(
             f"a certificate in {folder} cannot be used ({error}): remove its .pem and .key files"
@@ -62,6 +63,12 @@ def _lasts(found: Certificate, now: datetime) -> bool:
     if not (found.public.exists() and found.private.exists()):
         return False
     return x509.load_pem_x509_certificate(found.public.read_bytes()).not_valid_after_utc - now > RENEWED_BEFORE
+
+
+def _names(found: Certificate, wanted: Collection[str]) -> bool:
+    extensions = x509.load_pem_x509_certificate(found.public.read_bytes()).extensions
+    alternative = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(wanted) <= set(alternative.get_values_for_type(x509.DNSName))
 
 
 def _name(text: str) -> x509.Name:
@@ -97,7 +104,7 @@ def _begun(
 
 
 def _make_authority(files: Certificate, now: datetime) -> None:
-    key, name = ec.generate_private_key(ec.SECP256R1()), _name("TARS data folder")
+    key, name = ec.generate_private_key(ec.SECP256R1()), _name("TARS")
     certificate = (
         _begun(key, name, now, AUTHORITY_LIFE)
         .issuer_name(name)
@@ -108,13 +115,14 @@ def _make_authority(files: Certificate, now: datetime) -> None:
     _write(files, key, certificate)
 
 
-def _make_server(files: Certificate, authority: Certificate, now: datetime) -> None:
+def _make_server(files: Certificate, authority: Certificate, names: Collection[str], now: datetime) -> None:
     issuer = x509.load_pem_x509_certificate(authority.public.read_bytes())
     signing = load_pem_private_key(authority.private.read_bytes(), password=None)
     if not isinstance(signing, ec.EllipticCurvePrivateKey):
         raise ValueError(f"{authority.private} is of another kind")  # noqa: TRY004 - read from a file
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.DNSName("localhost"), *(x509.IPAddress(ip_address(text)) for text in ADDRESSES)]
+    known = [x509.DNSName(name) for name in dict.fromkeys(("localhost", *names))]
+    addresses = [*known, *(x509.IPAddress(ip_address(text)) for text in ADDRESSES)]
     certificate = (
         _begun(key, _name("TARS nats-server"), now, SERVER_LIFE)
         .issuer_name(issuer.subject)
@@ -122,7 +130,7 @@ def _make_server(files: Certificate, authority: Certificate, now: datetime) -> N
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
         .sign(signing, hashes.SHA256())
     )
     _write(files, key, certificate)

@@ -15,10 +15,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tars.schemas.errors import TarsError
+from tars.schemas.permissions import inbox_of
+from tars.schemas.streams import ROLES
 
 log = logging.getLogger(__name__)
 
 TOLD: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+VERBS: Final = {"publish": "publish to", "subscription": "subscribe to"}
 SAY_AGAIN: Final = 60.0
 """Seconds until the log names the same refusal once more."""
 NAMING_TOKENS: Final = 5
@@ -37,22 +40,31 @@ class _Waiting:
     subjects: tuple[str, ...]
     refusal: str | None = None
 
+    def refuse(self, refusal: str) -> None:
+        """End the waiting, with the reason."""
+        if self.refusal is None:
+            self.refusal = refusal
+            self.timeout.reschedule(asyncio.get_running_loop().time())
+
 
 class Refusals:
     """Those of one connection. nats-py writes the subjects of refusals in lower case."""
 
     def __init__(self, role: str) -> None:
         self._role = role
-        self._waiting: dict[str, set[_Waiting]] = {}
+        self._inbox = f"{inbox_of(role).lower()}." if role in ROLES else None
+        self._waiting: set[_Waiting] = set()
         self._said: dict[str, float] = {}
+        self.deaf: str | None = None
+        """Why no answer can come over this connection; None: they can."""
 
     @asynccontextmanager
     async def watched(self, *subjects: str) -> AsyncIterator[None]:
-        """Raise NotPermitted as soon as one of these subjects is refused while the block waits."""
+        """Raise NotPermitted as soon as one of these subjects is refused while the block waits for an answer."""
+        if self.deaf is not None:
+            raise NotPermitted(self.deaf)
         waiting = _Waiting(asyncio.timeout(None), subjects)
-        names = [subject.lower() for subject in subjects]
-        for name in names:
-            self._waiting.setdefault(name, set()).add(waiting)
+        self._waiting.add(waiting)
         try:
             async with waiting.timeout:
                 yield
@@ -61,35 +73,32 @@ class Refusals:
                 raise
             raise NotPermitted(waiting.refusal) from None
         finally:
-            for name in names:
-                self._forget(name, waiting)
-
-    def _forget(self, name: str, waiting: _Waiting) -> None:
-        others = self._waiting.get(name, set())
-        others.discard(waiting)
-        if not others:
-            self._waiting.pop(name, None)
+            self._waiting.discard(waiting)
 
     def hear(self, error: Exception) -> bool:
         """Take what the server told the connection; say whether it is a refusal."""
         found = TOLD.search(str(error))
         if found is None:
             return False
-        verb = "publish to" if found[1].lower() == "publish" else "subscribe to"
-        waiting = self._waiting.get(found[2].lower(), set())
-        written = (subject for each in waiting for subject in each.subjects if subject.lower() == found[2].lower())
-        subject = next(written, found[2])
-        self._say(verb, subject)
-        for each in waiting:
-            each.refusal = f"NATS does not let the role {self._role} {verb} {subject} (docs/security.md says who may)"
-            each.timeout.reschedule(asyncio.get_running_loop().time())
+        verb, subject = VERBS[found[1].lower()], found[2].lower()
+        concerned = {each: name for each in self._waiting for name in each.subjects if name.lower() == subject}
+        refusal = self._refusal(verb, next(iter(concerned.values()), found[2]))
+        if self._inbox is not None and verb == VERBS["subscription"] and subject.startswith(self._inbox):
+            self.deaf = refusal = f"{refusal}: is NATS_NKEY_FILE the seed of another role?"
+            concerned = dict.fromkeys(self._waiting, subject)
+        self._say(refusal, verb, next(iter(concerned.values()), found[2]))
+        for each in concerned:
+            each.refuse(refusal)
         return True
 
-    def _say(self, verb: str, subject: str) -> None:
+    def _refusal(self, verb: str, subject: str) -> str:
+        return f"NATS does not let the role {self._role} {verb} {subject} (docs/security.md says who may)"
+
+    def _say(self, refusal: str, verb: str, subject: str) -> None:
         what, now = f"{verb} {'.'.join(subject.split('.')[:NAMING_TOKENS])}", asyncio.get_running_loop().time()
         if now - self._said.get(what, -SAY_AGAIN) >= SAY_AGAIN:  # it may be asked for many times in a second
             self._said[what] = now
-            log.error("NATS refuses", extra={"role": self._role, "what": verb, "subject": subject})
+            log.error(refusal, extra={"role": self._role, "what": verb, "subject": subject})
 
 
 class PromptClient(Client):

