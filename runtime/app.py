@@ -65,12 +65,15 @@ class Worker:
         port: the documented one, or 0; when it is taken a free one is used. `started` hears which.
         """
         metrics.describe(self.name, __version__)
-        listening = listen(port, self.settings.listen_address)
+        with listen(port, self.settings.listen_address) as listening:
+            if started is not None:
+                started(listening.getsockname()[1])
+            log.info("listening", extra={"worker": self.name, "port": listening.getsockname()[1]})
+            await self._serve(listening)
+
+    async def _serve(self, listening: socket.socket) -> None:
         broker = self._broker()
         server = uvicorn.Server(uvicorn.Config(self._app(broker), lifespan="off", log_config=None, access_log=False))
-        if started is not None:
-            started(listening.getsockname()[1])
-        log.info("listening", extra={"worker": self.name, "port": listening.getsockname()[1]})
         http = asyncio.create_task(server.serve(sockets=[listening]))
         work = asyncio.create_task(self._work(broker))
         try:
@@ -79,7 +82,6 @@ class Worker:
             work.cancel()
             server.should_exit = True
             results = await asyncio.gather(work, http, return_exceptions=True)
-            listening.close()  # uvicorn does, unless it was ended before it began
         for result in results:
             if isinstance(result, Exception):
                 raise result

@@ -143,9 +143,8 @@ def test_a_learner_in_another_process_attaches(folder: Path, bus: Client, snapsh
 
 def test_in_all_of_this_nobody_was_refused_anything(folder: Path) -> None:
     """Last of this file: it reads what every process wrote while the others ran."""
-    assert [
-        line for line in (folder.parent / "up.log").read_text().splitlines() if "does not let the role" in line
-    ] == []
+    said = (folder.parent / "up.log").read_text().splitlines()
+    assert [line for line in said if "does not let the role" in line] == []
 
 
 def test_a_server_of_ones_own_is_not_secured_from_here(tmp_path: Path) -> None:

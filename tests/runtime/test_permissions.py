@@ -177,6 +177,13 @@ def test_the_committed_accounts_are_those_of_the_streams() -> None:
     assert (DEPLOY / "accounts.conf").read_text() == accounts()
 
 
+def test_the_documentation_says_of_every_role_what_it_may_do() -> None:
+    text = (DEPLOY.parents[1] / "docs" / "security.md").read_text()
+    table = text[text.index("| role | may write") :].partition("\n\n")[0].splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in table] == list(ROLES)
+
+
+@pytest.mark.slow
 def test_who_runs_a_server_by_the_committed_files_provisions_it_with_the_keys_it_was_given(tmp_path: Path) -> None:
     """As docs/deployment.md says, with every path in one folder and a free port."""
     made = tars("keys", "nats", str(tmp_path), "--certificate", "nats")
