@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import nkeys
-from faststream.nats.security import NatsNKey, NatsSecurity
 
 from tars.runtime.settings import Settings
 from tars.schemas.errors import TarsError
@@ -50,24 +49,17 @@ class Access:
 
     def connecting(self, url: str) -> dict[str, Any]:
         """Return what nats-py's `connect` takes for this; raises BadSeed."""
-        seed, context = self._seed(url), self._context(url)
+        seed, context = self.seed(url), self.context(url)
         options: dict[str, Any] = {"inbox_prefix": self.inbox.encode()}
         options |= {"nkeys_seed_str": seed} if seed else {}
         return options | ({"tls": context} if context else {})
 
-    def security(self, url: str) -> NatsSecurity | None:
-        """Return the same for FastStream, beside the inbox; None: there is nothing to show. Raises BadSeed."""
-        seed, context = self._seed(url), self._context(url)
-        if seed:
-            return NatsNKey.from_seed(seed, ssl_context=context)
-        return NatsSecurity(ssl_context=context) if context else None
-
-    def _seed(self, url: str) -> str | None:
-        """None also where the address has a name and a password in it."""
+    def seed(self, url: str) -> str | None:
+        """Read the seed; None also where the address has a name and a password in it. Raises BadSeed."""
         return read_seed(self.seed_file) if self.seed_file and "@" not in url else None
 
-    def _context(self, url: str) -> ssl.SSLContext | None:
-        """None: no TLS, or as nats-py does it by itself."""
+    def context(self, url: str) -> ssl.SSLContext | None:
+        """Say whom to believe; None: no TLS, or as nats-py does it by itself. Raises BadSeed."""
         if self.authority is None or not url.startswith(SECURE):
             return None
         try:

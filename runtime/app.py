@@ -10,12 +10,13 @@ from typing import Any
 import uvicorn
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker, NatsRouter
+from faststream.nats.security import NatsNKey, NatsSecurity
 from nats.errors import Error as NatsError
 from prometheus_client import make_asgi_app
 
 from tars import __version__
 from tars.runtime import metrics
-from tars.runtime.access import access_of
+from tars.runtime.access import Access, access_of
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Delivery
@@ -119,7 +120,7 @@ class Worker:
         broker = NatsBroker(
             self.settings.nats.split(","),
             name=self.name,
-            security=access.security(self.settings.nats),
+            security=_security(access, self.settings.nats),
             inbox_prefix=access.inbox,
             error_cb=failed,
             max_reconnect_attempts=-1,
@@ -159,6 +160,14 @@ class Worker:
         except (NatsError, TarsError, TimeoutError, OSError):
             return False
         return True
+
+
+def _security(access: Access, url: str) -> NatsSecurity | None:
+    """What FastStream takes of it, beside the inbox."""
+    seed, context = access.seed(url), access.context(url)
+    if seed:
+        return NatsNKey.from_seed(seed, ssl_context=context)
+    return NatsSecurity(ssl_context=context) if context else None
 
 
 def listen(port: int, address: str = "127.0.0.1") -> socket.socket:
