@@ -33,7 +33,7 @@ def worker(settings: Settings) -> Worker:
                 for stream in BOARDS:
                     group.create_task(projection.run(stream))
                 group.create_task(answer_when_complete(running, memory))
-                group.create_task(watch_lag(running.bus, memory, projection.writer))
+                group.create_task(watch_lag(running.bus, memory, projection.writer, settings.redis_max_history_length))
         finally:
             if projection.writer is not None:
                 await projection.writer.close()

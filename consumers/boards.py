@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol, cast
 
-from tars.consumers import agent_health, dead_letters, game_board, trial_board, update_queue
+from tars.consumers import agent_health, game_board, trial_board, update_queue
 from tars.runtime import view_changes as keys
 from tars.runtime.view_changes import Changes, Sessions
+from tars.schemas import dead_letters
 from tars.schemas.agent import AgentBeat, AgentEvent, AgentReport, AgentReported
 from tars.schemas.game import GameReported
 from tars.schemas.message import Frozen, Message
@@ -261,7 +262,7 @@ class DeadBoard:
         """Take in a dead letter; nothing in it is too broken to be shown."""
         self._newest = stored
         row = dead_letters.row(stored.sequence, stored.time, stored.subject, stored.body, stored.headers)
-        self._changes.push(keys.DEAD, stored.sequence, row.model_dump_json())
+        self._changes.push(keys.DEAD, stored.sequence, dead_letters.listed(row).model_dump_json())
 
     def changes(self) -> Changes:
         """Return the dead letters since the last call."""

@@ -20,12 +20,14 @@ from tars.schemas.views import PipelineRow, StatsRow
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 5.0
+BETWEEN_FETCHES: Final = 0.1
+"""Seconds in which a worker that has nothing to do fetches again."""
 COUNTED: Final = ("agents", "studies", "updates", "pending", "dead", "sessions")
 """Of StatsRow, what is a number of rows now."""
 
 
-async def watch_lag(bus: Bus, memory: MemoryViews, writer: RedisWriter | None) -> None:
-    """Measure until cancelled: as gauges, and what waits also in memory and in Redis."""
+async def watch_lag(bus: Bus, memory: MemoryViews, writer: RedisWriter | None, history_cap: int) -> None:
+    """Measure until cancelled: as gauges, and what waits, and what Redis holds, also in memory and in Redis."""
     while True:
         end_if_cancelled()
         try:
@@ -33,13 +35,17 @@ async def watch_lag(bus: Bus, memory: MemoryViews, writer: RedisWriter | None) -
             show(rows, memory.stats())
             changes = Changes()
             changes.put(keys.PIPELINE, {row.durable: row.model_dump_json() for row in rows})
+            changes.put(keys.METRICS, {"history_cap": str(history_cap)})
             memory.apply(changes)
             for stream in STREAMS:
                 state = (await bus.stream(stream)).state
                 metrics.STREAM_MESSAGES.labels(stream).set(state.messages)
                 metrics.STREAM_BYTES.labels(stream).set(state.bytes)
             if writer is not None:
-                await writer.pipeline(rows)
+                used = await writer.use()
+                changes.put(keys.METRICS, {name: str(value) for name, value in used.items()})
+                memory.apply(changes)
+                await writer.measured(changes)
         except (NatsError, RedisError, OSError, TimeoutError) as error:
             log.debug("lag not measured", extra={"error": repr(error)})
         await asyncio.sleep(EVERY_SECONDS)
@@ -56,6 +62,14 @@ def show(rows: Sequence[PipelineRow], stats: StatsRow) -> None:
 
 
 async def _measure(bus: Bus, name: str) -> PipelineRow:
+    found = await _look(bus, name)
+    if found.listening or found.unacknowledged:
+        return found
+    await asyncio.sleep(BETWEEN_FETCHES)  # a worker may have been between two fetches
+    return await _look(bus, name)
+
+
+async def _look(bus: Bus, name: str) -> PipelineRow:
     info = await bus.jetstream.consumer_info(DURABLES[name].stream, name)
     return PipelineRow(
         durable=name,
@@ -63,4 +77,5 @@ async def _measure(bus: Bus, name: str) -> PipelineRow:
         waiting=info.num_pending or 0,
         unacknowledged=info.num_ack_pending or 0,
         redelivered=info.num_redelivered or 0,
+        listening=info.num_waiting or 0,
     )

@@ -33,7 +33,7 @@ GATHER_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = 0.5
 LONGEST_RETRY: Final = 30.0
 """Seconds before rows are written anew once more, where that keeps failing."""
-REVISION: Final = 1
+REVISION: Final = 2
 """Raise it when rows change their form or meaning: what Redis holds is then written anew."""
 CONTIGUOUS: Final = frozenset({"EVENTS"})
 """Streams that never lose a message: a gap in what is read means that the reading went wrong."""

@@ -1,7 +1,8 @@
 """update.* events -> the approval queue, and each update's history in sentences. Pure."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from tars.schemas.message import By
 from tars.schemas.update import (
@@ -22,9 +23,11 @@ from tars.schemas.update import (
     UpdateRolledBack,
     UpdateStarted,
     UpdateSuperseded,
+    What,
 )
 from tars.schemas.views import AuditEntry, Judged, UpdateRow
 
+TAKEN_BACK: Final[Mapping[What, str]] = {"values": "the values", "all": "values, weights and optimiser"}
 Change = tuple[str, dict[str, Any]]
 """What happened in a sentence, and the fields of the row that it changes."""
 
@@ -68,7 +71,8 @@ def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR
         case UpdateResumed():
             return f"rollout in the hands of {event.holder}", {}
         case UpdateStarted():
-            return _started(event), {"stage": "reloading", "smallest_harm": event.smallest_harm}
+            change = {"smallest_harm": event.smallest_harm, "normalised": event.normalised}
+            return _started(event), {**change, "stage": "reloading"}
         case UpdateReloaded():
             slowest = max((back.milliseconds for back in event.read_backs), default=0.0)
             text = f"{event.stage}: read back from {len(event.read_backs)} agents, the slowest after {slowest:.1f} ms"
@@ -79,10 +83,12 @@ def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR
             told = event.reason or "every agent runs the new values"
             return f"confirmed: {told}", {"stage": "confirmed"}
         case UpdateRollBackRequested():
-            change = {"stage": "rolling back", "reasons": _some(event.reason)}
-            return f"to be rolled back{_because(event.reason)}", change
+            change = {"stage": "rolling back", "reasons": _some(event.reason), "takes_back": event.what}
+            what = f" ({TAKEN_BACK[event.what]})" if event.what else ""
+            later = ", with the updates that came after it" if event.over_later else ""
+            return f"to be rolled back{what}{later}{_because(event.reason)}", change
         case UpdateRolledBack():
-            return _rolled_back(event)
+            return _rolled_back(event, before)
         case UpdateFailed():
             return f"failed: {event.error}", {"stage": "failed", "reasons": (event.error,)}
         case _:
@@ -124,9 +130,13 @@ def _proposed(event: UpdateProposed) -> Change:
     return text, {**change, "stage": "pending", "agents": tuple(event.base), "proposed_by": str(event.by)}
 
 
-def _rolled_back(event: UpdateRolledBack) -> Change:
+def _rolled_back(event: UpdateRolledBack, before: UpdateRow) -> Change:
+    back = [read.agent_id for read in event.read_backs]
+    whole = f", with weights and optimiser on {', '.join(event.restored)}" if event.restored else ""
+    lost = [agent for agent in back if agent not in event.restored] if before.takes_back == "all" else []
+    only = f"; of {', '.join(lost)} only the values, for no snapshot could be restored" if lost else ""
     left = "".join(f"; {agent} was not reached: {why}" for agent, why in event.unreached.items())
-    text = f"rolled back on {len(event.read_backs)} agents{_because(event.reason)}{left}"
+    text = f"rolled back on {len(back)} agents{whole}{only}{_because(event.reason)}{left}"
     return text, {"stage": "rolled back", "read_backs": event.read_backs, "reasons": _some(event.reason)}
 
 

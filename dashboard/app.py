@@ -1,5 +1,6 @@
 """The page. It hands rows and commands to the pages; they know neither Redis nor NATS."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -8,11 +9,14 @@ import streamlit as st
 
 from tars.dashboard import session
 from tars.dashboard.desk import Desk
-from tars.dashboard.pages import agents, approvals, changes, studies
+from tars.dashboard.pages import agents, approvals, changes, coordination, pipeline, studies
 from tars.dashboard.panels import draw_news, draw_origin
 from tars.dashboard.reads import Look, NothingToShow, Rows
 
+log = logging.getLogger(__name__)
+
 REFRESH_SECONDS: Final = 2.0
+AGAIN: Final = f"It tries again every {REFRESH_SECONDS:.0f} seconds."
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ PAGES: Final = (
     Page("approvals", "Approvals", approvals.page),
     Page("changes", "Changes", changes.page),
     Page("studies", "Studies", studies.page),
+    Page("coordination", "Coordination", coordination.page),
+    Page("pipeline", "Pipeline", pipeline.page),
 )
 
 
@@ -40,11 +46,15 @@ def live(page: Page) -> None:
     heading, origin = st.columns([3, 2], vertical_alignment="bottom")
     heading.title(page.title)
     banner = st.container()
-    draw_news(desk)
     try:
+        draw_news(desk)
         page.draw(look, desk)
     except NothingToShow as error:
-        st.error(f"Nothing can be shown: {error}. This page tries again every {REFRESH_SECONDS:.0f} seconds.")
+        st.error(f"Nothing can be shown: {error}. {AGAIN}")
+        return
+    except Exception as error:
+        log.exception("a page cannot be drawn", extra={"page": page.name})
+        st.error(f"This page cannot be drawn ({type(error).__name__}); its log says why. {AGAIN}")
         return
     draw_origin(look, banner, origin, use_redis=session.settings().use_redis)
 
@@ -52,8 +62,10 @@ def live(page: Page) -> None:
 def main() -> None:
     """One full run of the script: the menu and the chosen page."""
     st.set_page_config(page_title="TARS", layout="wide")
-    menu = [st.Page(_shown(page), title=page.title, url_path=page.name, default=page is PAGES[0]) for page in PAGES]
-    chosen = st.navigation(menu, position="top")
+    menu = [st.Page(_shown(page), title=page.title, url_path=page.name) for page in PAGES]
+    # Streamlit gives its default page no address of its own, and the agents are to have theirs.
+    root = st.Page(_shown(PAGES[0]), title="TARS", url_path="root", default=True, visibility="hidden")
+    chosen = st.navigation([root, *menu], position="top")
     chosen.run()
     session.freeze_heap()  # after the first run: everything a page needs is loaded
 

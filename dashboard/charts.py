@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import pandas as pd
 
-from tars.dashboard.differences import Difference
+from tars.dashboard.differences import Difference, place
 from tars.dashboard.wording import number
 from tars.schemas.evidence import Evidence, KeyWorth
+from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName
 from tars.schemas.study import FrontPoint
-from tars.schemas.views import AgentPoint, TrialRow, UpdateRow
+from tars.schemas.views import AgentPoint, ConflictRow, EquilibriumRow, TrialRow, UpdateRow
 
 Spec = dict[str, Any]
 WINDOW: Final = 20
@@ -25,7 +26,16 @@ GREEN: Final = "#1a8f4c"
 RED: Final = "#d1383d"
 AMBER: Final = "#c27803"
 _FAINT: Final = "#98a2b355"
-_TIME: Final = {"field": "at", "type": "temporal", "axis": {"title": None, "grid": False, "tickCount": 5}}
+_CLOCK: Final = {"year": "%Y", "month": "%b", "date": "%b %d"} | dict.fromkeys(("hours", "minutes"), "%H:%M")
+_MOMENTS: Final = {"format": {**_CLOCK, "seconds": "%H:%M:%S", "milliseconds": "%H:%M:%S"}, "title": "UTC"}
+_UTC: Final = {"type": "utc"}
+"""Tables say UTC, so pictures do."""
+_TIME: Final = {
+    "field": "at",
+    "type": "temporal",
+    "scale": _UTC,
+    "axis": {**_MOMENTS, "grid": False, "tickCount": 5},
+}
 _SCORE: Final = {"type": "quantitative", "scale": {"zero": False}}
 
 
@@ -259,7 +269,12 @@ TIMELINE: Final[Spec] = {
     "height": {"step": 22},
     "encoding": {
         "y": {"field": "update", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 160}},
-        "x": {"field": "from", "type": "temporal", "axis": {"title": None, "grid": True, "tickCount": 8}},
+        "x": {
+            "field": "from",
+            "type": "temporal",
+            "scale": _UTC,
+            "axis": {**_MOMENTS, "grid": True, "tickCount": 8},
+        },
         "color": {
             "field": "stage",
             "type": "nominal",
@@ -287,6 +302,47 @@ TIMELINE: Final[Spec] = {
     ],
 }
 """Each update from its proposal to its newest event, in the colour of where it stands."""
+
+
+def effects_frame(updates: Iterable[UpdateRow]) -> pd.DataFrame:
+    """Updates whose watch came to a verdict on scores -> one row each in percentage points, with its 90 % interval."""
+    judged = [(row, row.judgements[-1]) for row in updates if row.judgements and row.normalised]
+    return pd.DataFrame(
+        [
+            (row.update_id, 100 * found.effect, 100 * found.effect_low, 100 * found.effect_high, found.stage)
+            for row, found in judged
+            if found.effect is not None and found.effect_low is not None and found.effect_high is not None
+        ],
+        columns=["update", "effect", "low", "high", "stage"],
+    )
+
+
+_EFFECT: Final = {"type": "quantitative", "title": "effect, percentage points", "scale": {"zero": True, "nice": True}}
+EFFECTS: Final[Spec] = {
+    "height": {"step": 22},
+    "encoding": {
+        "y": {"field": "update", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 160}},
+    },
+    "layer": [
+        {"mark": {"type": "rule", "color": GREY}, "encoding": {"x": {"datum": 0, **_EFFECT}, **_FULL}},
+        {
+            "mark": {"type": "rule", "color": BLUE, "strokeWidth": 4, "opacity": 0.45, "strokeCap": "round"},
+            "encoding": {"x": {"field": "low", **_EFFECT}, "x2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "color": BLUE, "size": 80, "opacity": 1},
+            "encoding": {
+                "x": {"field": "effect", **_EFFECT},
+                "tooltip": [
+                    {"field": "update"},
+                    {"field": "stage", "title": "watched"},
+                    *({"field": name, "format": "+.2f"} for name in ("effect", "low", "high")),
+                ],
+            },
+        },
+    ],
+}
+"""What the watch of each update found on the agents reloaded, with its 90 % interval."""
 
 
 def trials_frame(trials: Iterable[TrialRow]) -> pd.DataFrame:
@@ -326,6 +382,52 @@ TRIALS: Final[Spec] = {
     ],
 }
 """Each completed trial of a search, and the best score so far."""
+
+
+PARALLEL_TRIALS: Final = 200
+"""Trials drawn as lines, those with the highest scores: more than that is a grey wall."""
+
+
+def parallel_frame(trials: Iterable[TrialRow], searched: Sequence[str], algorithm: AlgorithmName) -> pd.DataFrame:
+    """Completed trials of the search -> one row for each and each key that was tried at more than one value.
+
+    place: where the value lies between the lowest and the highest tried, on the scale on which the key is felt.
+    """
+    done = [row for row in trials if row.phase == "search" and row.stage == "completed" and row.score is not None]
+    best = sorted(done, key=lambda row: -(row.score or 0.0))[:PARALLEL_TRIALS]
+    found = []
+    for name in searched:
+        tried = [value for row in best if (value := row.hyperparameters.get(name)) is not None]
+        bounds = (min(tried, default=0), max(tried, default=0))
+        found += [
+            (row.number, name, at, number(row.hyperparameters[name]), row.score)
+            for row in best
+            if name in row.hyperparameters
+            and (at := place(ALGORITHMS[algorithm][name], bounds, row.hyperparameters[name])) is not None
+        ]
+    return pd.DataFrame(found, columns=["trial", "name", "place", "value", "score"])
+
+
+PARALLEL: Final[Spec] = {
+    "height": 240,
+    "encoding": {
+        "x": {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelAngle": -20}},
+        "y": {"field": "place", "type": "quantitative", "axis": {"title": "lowest … highest tried", "labels": False}},
+        "detail": {"field": "trial", "type": "nominal"},
+        "color": {
+            "field": "score",
+            "type": "quantitative",
+            "scale": {"range": ["#d8dde6", BLUE]},
+            "legend": {"title": "score", "format": ".2f"},
+        },
+        "tooltip": [{"field": "trial"}, {"field": "name"}, {"field": "value"}, {"field": "score", "format": ".3f"}],
+    },
+    "layer": [
+        {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.7}},
+        {"mark": {"type": "point", "filled": True, "size": 22, "opacity": 0.8}},
+    ],
+}
+"""Each trial as a line through its values."""
 
 
 def importances_frame(importances: Mapping[str, float]) -> pd.DataFrame:
@@ -442,3 +544,54 @@ WORTH: Final[Spec] = {
     ],
 }
 """What is lost on held-out seeds when one key alone is put back, with its interval."""
+
+
+def conflicts_frame(rows: Sequence[ConflictRow]) -> pd.DataFrame:
+    """A world's measurements, newest first -> one row for each and each kind of conflict, oldest first."""
+    return pd.DataFrame(
+        [(row.at, row.episode, kind, rate) for row in reversed(rows) for kind, rate in sorted(row.conflicts.items())],
+        columns=["at", "episode", "name", "value"],
+    )
+
+
+def nash_frame(rows: Sequence[EquilibriumRow]) -> pd.DataFrame:
+    """A world's measurements, newest first -> NashConv of each, oldest first."""
+    return pd.DataFrame(
+        [(row.at, row.episode, row.nash_conv) for row in reversed(rows)], columns=["at", "episode", "value"]
+    )
+
+
+def gains_frame(rows: Sequence[EquilibriumRow]) -> pd.DataFrame:
+    """A world's measurements, newest first -> one row for each and each role, oldest first."""
+    return pd.DataFrame(
+        [(row.at, row.episode, role, gain) for row in reversed(rows) for role, gain in sorted(row.gains.items())],
+        columns=["at", "episode", "name", "value"],
+    )
+
+
+_OVER_TIME: Final = {"type": "line", "strokeWidth": 2, "interpolate": "monotone", "tooltip": True}
+_NAMED: Final = {
+    "field": "name",
+    "type": "nominal",
+    "legend": {"orient": "top", "title": None},
+    "scale": {"range": [BLUE, AMBER, GREEN, RED]},
+}
+
+
+def _over_time(height: int, title: str, *, named: bool) -> Spec:
+    """Lines over time from 0 on: one, or one for each name."""
+    value = {"field": "value", "type": "quantitative", "title": title, "scale": {"zero": True}}
+    mark = _OVER_TIME if named else {**_OVER_TIME, "color": BLUE}
+    return {
+        "height": height,
+        "encoding": {"x": _TIME, "y": value} | ({"color": _NAMED} if named else {}),
+        "layer": [{"mark": mark}],
+    }
+
+
+CONFLICTS: Final = _over_time(240, "conflicts a step", named=True)
+"""How often roles get in each other's way, a line for each kind."""
+NASH: Final = _over_time(240, "NashConv", named=False)
+"""How far a world is from an equilibrium."""
+GAINS: Final = _over_time(220, "gain, reward a step", named=True)
+"""What each role could gain by itself."""

@@ -1,34 +1,45 @@
 """A session's commands: each sent once, off the page's thread, and what became of it in words."""
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
+from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown, well_formed
+from tars.schemas.message import Command
+from tars.schemas.study import StartStudy, StopStudy
+from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, RejectUpdate, RollBackUpdate
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 1.5
 """A click waits this long for its answer; a later one is shown when it comes."""
 SHOWN_SECONDS: Final = 120.0
 
-Verb = Literal["approve", "reject", "roll back"]
-Level = Literal["waiting", "done", "refused", "not sent", "unknown"]
-DONE: Final[Mapping[Verb, str]] = {"approve": "approved", "reject": "rejected", "roll back": "to be rolled back"}
+Verb = Literal["approve", "reject", "roll back", "apply", "propose", "start", "stop", "replay"]
+Level = Literal["waiting", "done", "refused", "not sent", "unknown", "broken"]
+DONE: Final[Mapping[Verb, str]] = {
+    "approve": "approved", "reject": "rejected", "roll back": "to be rolled back", "propose": "proposed",
+    "apply": "released", "start": "started", "stop": "stopped", "replay": "carried out",
+}  # fmt: skip
+SENDS: Final[Mapping[Verb, type[Command]]] = {
+    "approve": ApproveUpdate, "reject": RejectUpdate, "roll back": RollBackUpdate, "apply": ApplyUpdate,
+    "propose": ProposeUpdate, "start": StartStudy, "stop": StopStudy,
+}  # fmt: skip
+"""What each verb sends; a replay sends whatever died."""
 
 
 class Commands(Protocol):
     """What a page may send; `command_id` is what makes a repetition one command."""
 
-    def approve(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        """Let a pending update through."""
+    def send(self, command: Command, *, command_id: str | None = None) -> Outcome:
+        """Send a command and wait until it is decided."""
 
-    def reject(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        """Turn an update down."""
-
-    def roll_back(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        """Take a released update back."""
+    def replay(self, sequence: int, *, command_id: str | None = None) -> Outcome:
+        """Send a dead letter again."""
 
 
 @dataclass
@@ -36,7 +47,8 @@ class Errand:
     """One command on its way, and back."""
 
     verb: Verb
-    update_id: str
+    about: str
+    """What it is about, as people name it: an id, or `dead letter 12`."""
     command_id: str
     future: "Future[Outcome]"
     at: float
@@ -55,8 +67,8 @@ class Errand:
                 return "not sent"
             case OutcomeUnknown():
                 return "unknown"
-            case error:
-                raise error
+            case _:
+                return "broken"
 
     @property
     def text(self) -> str:
@@ -64,17 +76,22 @@ class Errand:
         error = self.future.exception() if self.future.done() else None
         match self.level:
             case "waiting":
-                return f"{self.update_id}: {self.verb} was sent, nobody has answered yet."
+                return f"{self.about}: {self.verb} was sent, nobody has answered yet."
             case "done":
-                return f"{self.update_id} is {DONE[self.verb]}."
+                return f"{self.about} is {DONE[self.verb]}."
             case "refused":
-                return f"{self.update_id}: {self.verb} was refused: {error}."
+                return f"{self.about}: {self.verb} was refused: {error}."
             case "not sent":
-                return f"{self.update_id}: {self.verb} was NOT sent: {error}. Nothing will happen; try again later."
+                return f"{self.about}: {self.verb} was NOT sent: {error}. Nothing will happen; try again later."
             case "unknown":
                 return (
-                    f"{self.update_id}: {self.verb}: the outcome is unknown ({error}). "
+                    f"{self.about}: {self.verb}: the outcome is unknown ({error}). "
                     "Sending it again is safe: it counts once."
+                )
+            case "broken":
+                return (
+                    f"{self.about}: {self.verb}: the page failed ({type(error).__name__}), and its log says how. "
+                    "Whether it was sent is unknown; sending it again is safe: it counts once."
                 )
 
 
@@ -86,37 +103,75 @@ class Desk:
     open: Callable[[], Commands]
     """Asked at each click, never when a page is drawn: a click runs before the page is drawn again."""
     errands: dict[str, Errand] = field(default_factory=dict)
-    """The newest of each update."""
+    """The newest about each thing."""
 
-    def approve(self, update_id: str, reason: str) -> None:
-        """Let a pending update through."""
-        self._send("approve", update_id, lambda to, name: to.approve(update_id, reason, command_id=name))
+    def approve(self, update_id: str, reason: str, *, hold: bool = False) -> None:
+        """Let a pending update through; with `hold`, `apply` releases it."""
+        self._send("approve", update_id, update_id=update_id, reason=reason, hold=hold)
 
     def reject(self, update_id: str, reason: str) -> None:
         """Turn a pending update down."""
-        self._send("reject", update_id, lambda to, name: to.reject(update_id, reason, command_id=name))
+        self._send("reject", update_id, update_id=update_id, reason=reason)
 
-    def roll_back(self, update_id: str, reason: str) -> None:
-        """Take a released update back."""
-        self._send("roll back", update_id, lambda to, name: to.roll_back(update_id, reason, command_id=name))
+    def roll_back(self, update_id: str, reason: str, *, what: str | None = None, over_later: bool = False) -> None:
+        """Take a released update back; `what` and `over_later` as RollBackUpdate has them."""
+        self._send("roll back", update_id, update_id=update_id, reason=reason, what=what, over_later=over_later)
 
-    def _send(self, verb: Verb, update_id: str, send: Callable[[Commands, str], Outcome]) -> None:
+    def apply(self, update_id: str) -> None:
+        """Release an update that was approved on hold."""
+        self._send("apply", update_id, update_id=update_id)
+
+    def propose(self, update_id: str, **fields: Any) -> None:  # noqa: ANN401 - ProposeUpdate says what each is
+        """Propose new values."""
+        self._send("propose", update_id, update_id=update_id, **fields)
+
+    def start_study(self, study_id: str, **fields: Any) -> None:  # noqa: ANN401 - StartStudy says what each is
+        """Search better values."""
+        self._send("start", study_id, study_id=study_id, **fields)
+
+    def stop_study(self, study_id: str, reason: str) -> None:
+        """End a study at its next step."""
+        self._send("stop", study_id, study_id=study_id, reason=reason)
+
+    def replay(self, sequence: int) -> None:
+        """Send a dead letter again."""
+        self._do("replay", f"dead letter {sequence}", lambda to, name: to.replay(sequence, command_id=name))
+
+    def _send(self, verb: Verb, about: str, **fields: Any) -> None:  # noqa: ANN401 - the command says what each is
+        def send(to: Commands, name: str) -> Outcome:
+            with well_formed():
+                command = SENDS[verb](**fields)
+            return to.send(command, command_id=name)
+
+        self._do(verb, about, send)
+
+    def _do(self, verb: Verb, about: str, send: Callable[[Commands, str], Outcome]) -> None:
         """Send, unless the same was sent and is waiting or done; where its outcome is unknown, under the same id."""
-        before = self.errands.get(update_id)
+        before = self.errands.get(about)
         repeated = before is not None and before.verb == verb
         if before is not None and (before.level == "waiting" or (repeated and before.level == "done")):
             return
-        name = before.command_id if before and repeated and before.level == "unknown" else f"c-{secrets.token_hex(8)}"
-        future = self.executor.submit(lambda: send(self.open(), name))
-        self.errands[update_id] = Errand(verb, update_id, name, future, monotonic())
+        known = before is not None and repeated and before.level in {"unknown", "broken"}
+        name = before.command_id if before and known else f"c-{secrets.token_hex(8)}"
+        future = self.executor.submit(self._run, send, name)
+        self.errands[about] = Errand(verb, about, name, future, monotonic())
         try:
             future.exception(WAIT_SECONDS)
         except TimeoutError:
             return  # the page says that it waits
 
-    def settled(self, update_id: str, *verbs: Verb) -> bool:
-        """Whether one of these commands about this update waits for its answer, or was carried out."""
-        errand = self.errands.get(update_id)
+    def _run(self, send: Callable[[Commands, str], Outcome], name: str) -> Outcome:
+        try:
+            return send(self.open(), name)
+        except (CommandRefused, NotSent, OutcomeUnknown):
+            raise
+        except Exception:
+            log.exception("a command failed in the page", extra={"command_id": name})
+            raise
+
+    def settled(self, about: str, *verbs: Verb) -> bool:
+        """Whether one of these commands about this waits for its answer, or was carried out."""
+        errand = self.errands.get(about)
         return errand is not None and errand.verb in verbs and errand.level in {"waiting", "done"}
 
     def news(self) -> list[Errand]:

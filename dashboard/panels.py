@@ -12,10 +12,11 @@ from tars.dashboard import charts
 from tars.dashboard.desk import Desk, Level
 from tars.dashboard.differences import Group
 from tars.dashboard.reads import Look
-from tars.dashboard.wording import STARTED, aim, listed, milliseconds, number, points, span
+from tars.dashboard.wording import DASH, STARTED, aim, amount, listed, milliseconds, number, points, span
 from tars.schemas.bounds import Strictness
 from tars.schemas.evidence import Evidence, KeyWorth, Verdict
 from tars.schemas.update import ReadBack
+from tars.schemas.views import UpdateRow
 
 DRAW: Final = {
     "waiting": st.info,
@@ -23,6 +24,7 @@ DRAW: Final = {
     "refused": st.error,
     "not sent": st.error,
     "unknown": st.warning,
+    "broken": st.error,
 }
 VERDICTS: Final = {
     Verdict.BETTER: ("better", "green"),
@@ -110,6 +112,44 @@ def _draw_worth(worth: Sequence[KeyWorth]) -> None:
     if worth:
         st.vega_lite_chart(charts.worth_frame(worth), charts.WORTH)
         st.caption("What each key is worth: the loss on held-out seeds when it alone is put back.")
+
+
+def draw_judgements(row: UpdateRow) -> None:
+    """Draw what the watch of each stage found, or what it will be able to find."""
+    if not row.judgements:
+        if row.smallest_harm is not None:
+            harm = amount(row.smallest_harm, normalised=row.normalised).lstrip("+")
+            st.caption(f"Its watch finds a loss of {harm} 4 times in 5.")
+        return
+    st.markdown("##### Watched")
+    st.dataframe(judgements_frame(row), hide_index=True)
+
+
+def judgements_frame(row: UpdateRow) -> pd.DataFrame:
+    """An update's judgements -> one row each, oldest first."""
+
+    def told(value: float | None) -> str:
+        return DASH if value is None else amount(value, normalised=row.normalised)
+
+    return pd.DataFrame(
+        [
+            (
+                found.stage,
+                found.verdict.replace("_", " ").lower(),
+                told(found.effect),
+                f"{told(found.effect_low)} … {told(found.effect_high)}" if found.effect is not None else DASH,
+                told(None if found.smallest_harm is None else -found.smallest_harm),
+                found.slot,
+                listed(found.reloaded),
+                listed(found.compared) or "their own past",
+                found.reason,
+            )
+            for found in row.judgements
+        ],
+        columns=[
+            "stage", "verdict", "effect", "90 % interval", "could find", "episodes", "reloaded", "compared with", "why",
+        ],
+    )  # fmt: skip
 
 
 def draw_read_backs(read_backs: Sequence[ReadBack]) -> None:

@@ -9,7 +9,18 @@ from time import monotonic
 from typing import Any, Final, Literal, Protocol
 
 from tars.schemas.errors import TarsError
-from tars.schemas.views import AgentPoint, AgentRow, StudyRow, TrialRow, UpdateRow
+from tars.schemas.views import (
+    AgentPoint,
+    AgentRow,
+    ConflictRow,
+    DeadRow,
+    EquilibriumRow,
+    PipelineRow,
+    StatsRow,
+    StudyRow,
+    TrialRow,
+    UpdateRow,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +44,7 @@ class Rows(Protocol):
     def agents(self) -> list[AgentRow]:
         """Every agent, by name."""
 
-    def history(self, agent_id: str, *, limit: int = 100) -> list[AgentPoint]:
+    def history(self, agent_id: str, *, offset: int = 0, limit: int = 100) -> list[AgentPoint]:
         """Episodes of an agent."""
 
     def pending(self) -> list[UpdateRow]:
@@ -53,6 +64,21 @@ class Rows(Protocol):
 
     def trials(self, study_id: str) -> list[TrialRow]:
         """A study's trials, by number."""
+
+    def conflicts(self, *, limit: int = 100) -> list[ConflictRow]:
+        """Conflicts between the roles of the worlds."""
+
+    def equilibria(self, *, limit: int = 100) -> list[EquilibriumRow]:
+        """How far the worlds are from an equilibrium."""
+
+    def pipeline(self) -> list[PipelineRow]:
+        """What waits before each durable."""
+
+    def dead(self, *, limit: int = 100) -> list[DeadRow]:
+        """Messages that were put aside."""
+
+    def stats(self) -> StatsRow:
+        """Counts."""
 
 
 @dataclass
@@ -138,9 +164,9 @@ class Look:
         found: list[AgentRow] = self._ask("agents")
         return found
 
-    def history(self, agent_id: str, *, limit: int = 100) -> list[AgentPoint]:
+    def history(self, agent_id: str, *, offset: int = 0, limit: int = 100) -> list[AgentPoint]:
         """Episodes of an agent."""
-        found: list[AgentPoint] = self._ask("history", agent_id, limit=limit)
+        found: list[AgentPoint] = self._ask("history", agent_id, offset=offset, limit=limit)
         return found
 
     def pending(self) -> list[UpdateRow]:
@@ -171,4 +197,29 @@ class Look:
     def trials(self, study_id: str) -> list[TrialRow]:
         """A study's trials, by number."""
         found: list[TrialRow] = self._ask("trials", study_id)
+        return found
+
+    def conflicts(self, *, limit: int = 100) -> list[ConflictRow]:
+        """Conflicts between the roles of the worlds."""
+        found: list[ConflictRow] = self._ask("conflicts", limit=limit)
+        return found
+
+    def equilibria(self, *, limit: int = 100) -> list[EquilibriumRow]:
+        """How far the worlds are from an equilibrium."""
+        found: list[EquilibriumRow] = self._ask("equilibria", limit=limit)
+        return found
+
+    def pipeline(self) -> list[PipelineRow]:
+        """What waits before each durable."""
+        found: list[PipelineRow] = self._ask("pipeline")
+        return found
+
+    def dead(self, *, limit: int = 100) -> list[DeadRow]:
+        """Messages that were put aside."""
+        found: list[DeadRow] = self._ask("dead", limit=limit)
+        return found
+
+    def stats(self) -> StatsRow:
+        """Counts."""
+        found: StatsRow = self._ask("stats")
         return found

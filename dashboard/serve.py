@@ -20,6 +20,7 @@ def serve(settings: Settings, port: int) -> None:
         "server.fileWatcherType": "none",
         "runner.postScriptGC": "false",
         "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
         "theme.primaryColor": "#2f6fde",
         "theme.baseFontSize": "14",
         "theme.baseRadius": "6px",

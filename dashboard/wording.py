@@ -53,6 +53,23 @@ def points(gain: float) -> str:
     return f"{100 * gain:+.1f} pp"
 
 
+def amount(value: float, *, normalised: bool) -> str:
+    """Return an effect: in percentage points of a normalised score, else in the return's own unit."""
+    return points(value) if normalised else f"{value:+.3g}"
+
+
+def effect(update: UpdateRow) -> str:
+    """Return what its newest watch found, with its 90 % interval; empty: nothing was judged."""
+    found = update.judgements[-1] if update.judgements else None
+    if found is None or found.effect is None or found.effect_low is None or found.effect_high is None:
+        return ""
+    scale = 100.0 if update.normalised else 1.0
+    return (
+        f"{amount(found.effect, normalised=update.normalised)} "
+        f"({scale * found.effect_low:+.3g} … {scale * found.effect_high:+.3g})"
+    )
+
+
 def aim(objective: Objective, weights: Weights | None) -> str:
     """Return what a study looks for, with what the others cost in a penalty."""
     if objective == "penalty" and weights is not None:
@@ -67,6 +84,16 @@ def milliseconds(value: float | None) -> str:
     if value < 10:  # noqa: PLR2004 - below it a decimal matters
         return f"{value:.1f} ms"
     return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.1f} s"  # noqa: PLR2004
+
+
+def size(count: int) -> str:
+    """Return a number of bytes: `512 B`, `2.1 MB`."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:  # noqa: PLR2004 - what a kilo is
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
 
 
 def span(seconds: float) -> str:
@@ -95,6 +122,17 @@ def version(agent: AgentRow) -> str:
     """Return the configuration it runs, and the one it has heard where that is another."""
     running = f"v{agent.applied}" if agent.applied else "code"
     return running if agent.heard <= agent.applied else f"{running} (heard v{agent.heard})"
+
+
+def drift(agent: AgentRow) -> str | None:
+    """Return why an agent runs other values than those it was last sent; None: it runs them."""
+    if agent.heard <= agent.applied:
+        return None
+    running = f"version {agent.applied}" if agent.applied else "the values of its code"
+    return (
+        f"It has heard version {agent.heard} and runs {running}: the moment to apply it has not come, or it refused "
+        "it, or it keeps its own values (`adopt=True` adopts what was sent)."
+    )
 
 
 def factor(old: Value, new: Value) -> str:

@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
+from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, NoRespondersError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError
@@ -23,6 +25,7 @@ from tars.producers.commands import (
     sender,
     with_deadline,
 )
+from tars.producers.replay import Replay, letter_of, replay_of
 from tars.runtime.access import access_of
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus, TooLarge, connect_bus, fresh_id
@@ -36,6 +39,7 @@ from tars.schemas.message import Answer, By, Command, Event, Report
 from tars.schemas.queries import Ask, Reply, query_subject, rows_of
 from tars.schemas.streams import history_subject
 from tars.schemas.update import ApproveUpdate, UpdateProposed
+from tars.schemas.views import DeadRow
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +112,36 @@ class AsyncClient:
         Raises CommandRefused with every reason, NotSent when nothing will happen, OutcomeUnknown when nobody
         answers in time: the same `command_id` may then be sent again, and counts once.
         """
-        lock = self._one_at_a_time.setdefault(f"{command.noun}.{command.key}", asyncio.Lock())
-        async with lock:
+        async with self._turn(command):
             with sending(command.kind):
                 return await self._send(await self._complete(command), command_id or fresh_id("c"))
+
+    async def replay(self, sequence: int, *, command_id: str | None = None) -> Outcome:
+        """Send a dead letter's bytes again to their subject, in one's own name, and wait until it is decided.
+
+        `sequence`: its place in the stream DEAD. Only a deadline that has passed is renewed. Raises as `send`.
+        """
+        command = replay_of(await self._dead_letter(sequence), datetime.now(UTC))
+        async with self._turn(command):
+            with sending(command.kind):
+                return await self._send(command, command_id or fresh_id(f"replay-{sequence}"))
+
+    async def dead_letter(self, sequence: int) -> DeadRow:
+        """Read one message that was put aside, whole, from the stream itself; raises CommandRefused, NotSent."""
+        return letter_of(await self._dead_letter(sequence))
+
+    async def _dead_letter(self, sequence: int) -> Msg:
+        try:
+            found = await self.journal.page("DEAD", sequence, 1)
+        except Transient as error:
+            raise NotSent("nothing was sent: NATS is away, so the dead letter cannot be read") from error
+        if not found or int((found[0].headers or {})["Nats-Sequence"]) != sequence:
+            raise CommandRefused(f"there is no dead letter {sequence}: `tars dead list` shows those of 30 days")
+        return found[0]
+
+    def _turn(self, command: Command | Replay) -> asyncio.Lock:
+        """Commands about one id wait for each other."""
+        return self._one_at_a_time.setdefault(f"{command.noun}.{command.key}", asyncio.Lock())
 
     async def _complete(self, command: Command) -> Command:
         """A deadline; and an approval that is signed names the content it approves, as the ledger has it."""
@@ -124,7 +154,7 @@ class AsyncClient:
             command = endorsing(command, proposed) if proposed else command
         return with_deadline(command)
 
-    async def _send(self, command: Command, command_id: str) -> Outcome:
+    async def _send(self, command: Command | Replay, command_id: str) -> Outcome:
         reply = f"tars.reply.{self.name}.{command_id}"
         answers: asyncio.Queue[Answer] = asyncio.Queue()
 
@@ -142,17 +172,20 @@ class AsyncClient:
             if self.bus.client.is_connected:
                 await subscription.unsubscribe()
 
-    async def _publish(self, command: Command, command_id: str, reply: str) -> None:
+    async def _publish(self, command: Command | Replay, command_id: str, reply: str) -> None:
         """Store the command; where that was not acknowledged, again under the same id until its deadline."""
         unknown = False
         while True:
             try:
-                await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
+                if isinstance(command, Replay):
+                    await self.bus.resend(command.subject, command.body, id=command_id, by=self.by, reply=reply)
+                else:
+                    await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
             except (NatsError, OSError, Transient, TooLarge) as error:
                 if not unknown and (why := _not_stored(error)):
                     raise NotSent(f"{command.kind} {command.key} was not sent: {why}") from error
                 unknown = True
-                if seconds_left(command) <= 0:
+                if seconds_left(command.deadline) <= 0:
                     raise OutcomeUnknown(
                         f"{command.kind} {command.key}: not acknowledged until its deadline; it may have been stored "
                         "before, and is then carried out or refused",
@@ -162,7 +195,7 @@ class AsyncClient:
             else:
                 return
 
-    async def _outcome(self, command: Command, command_id: str, answers: asyncio.Queue[Answer]) -> Outcome:
+    async def _outcome(self, command: Command | Replay, command_id: str, answers: asyncio.Queue[Answer]) -> Outcome:
         """Wait for the answer, and look into the ledger meanwhile: a lost reply costs nothing."""
         end = asyncio.get_running_loop().time() + ANSWER_SECONDS
         while asyncio.get_running_loop().time() < end:
@@ -178,7 +211,7 @@ class AsyncClient:
             command_id,
         )
 
-    async def _found(self, command: Command, command_id: str) -> Answer | None:
+    async def _found(self, command: Command | Replay, command_id: str) -> Answer | None:
         try:
             history: History[Event] = await self.journal.read(command.noun, command.key)
         except Transient:
@@ -186,7 +219,21 @@ class AsyncClient:
         events = history.caused_by(command_id)
         reasons = tuple(r for event in events if "refused" in event.kind for r in getattr(event, "reasons", ()))
         kinds = tuple(event.kind for event in events)
-        return Answer(command_id=command_id, done=not reasons, reasons=reasons, events=kinds) if events else None
+        if not events:
+            return await self._put_aside(command_id)
+        return Answer(command_id=command_id, done=not reasons, reasons=reasons, events=kinds)
+
+    async def _put_aside(self, command_id: str) -> Answer | None:
+        """Why it was put aside: nobody will answer it; None: it was not, or nobody knows yet."""
+        try:
+            letters: list[DeadRow] = await self.query("dead")
+        except NobodyAnswers:
+            return None
+        found = next((letter for letter in letters if letter.id == command_id), None)
+        if found is None:
+            return None
+        why = f"nobody could handle it: {found.reason}: {found.error}; it is dead letter {found.sequence}"
+        return Answer(command_id=command_id, done=False, reasons=(why,))
 
     async def follow(self, noun: str, key: str, is_last: Callable[[Event], bool]) -> AsyncGenerator[Event, None]:
         """Yield the events of one id, from the first, up to one that is the last."""

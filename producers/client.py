@@ -209,6 +209,13 @@ class Client:
         """End a study at its next step."""
         return self.send(StopStudy(study_id=study_id, reason=reason))
 
+    def replay(self, sequence: int, *, command_id: str | None = None) -> Outcome:
+        """Send a dead letter again, in one's own name: its bytes, under a new id. `sequence`: its place in DEAD.
+
+        Only a deadline that has passed is renewed, for it says how long its sender waits.
+        """
+        return self._portal.call(lambda: self._client.replay(sequence, command_id=command_id))
+
     def wait_for_update(
         self, update_id: str, *, timeout: float | None = None, heard: Heard | None = None, rolled_back: bool = False
     ) -> Event:
@@ -310,6 +317,10 @@ class Client:
     def dead(self, *, limit: int = 100) -> list[DeadRow]:
         """Messages that were put aside, newest first."""
         return self._query("dead", Ask(limit=limit))
+
+    def dead_letter(self, sequence: int) -> DeadRow:
+        """One message that was put aside, whole; raises CommandRefused where there is none."""
+        return self._portal.call(self._client.dead_letter, sequence)
 
     def stats(self) -> StatsRow:
         """Counts."""

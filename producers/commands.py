@@ -111,9 +111,9 @@ def endorsing(command: ApproveUpdate, proposed: UpdateProposed) -> ApproveUpdate
     return command.model_copy(update=named)
 
 
-def seconds_left(command: Command) -> float:
-    """How long until the deadline; infinite without one."""
-    return (command.deadline - datetime.now(UTC)).total_seconds() if command.deadline else math.inf
+def seconds_left(deadline: datetime | None) -> float:
+    """How long until a deadline; infinite without one."""
+    return (deadline - datetime.now(UTC)).total_seconds() if deadline else math.inf
 
 
 def nats_address(settings: Settings) -> str:

@@ -87,9 +87,7 @@ class Bus:
         batch: (batch id, position from 1, is it the last): all of a batch are stored, or none.
         Raises Transient when the outcome is unknown, TooLarge, or NotPermitted.
         """
-        headers = self._headers(message, id, by)
-        if reply is not None:
-            headers["Tars-Reply"] = reply
+        headers = self._headers(message.kind, id, by, reply)
         if after is not None:
             headers[Header.EXPECTED_LAST_SUBJECT_SEQUENCE] = str(after[1])
             headers["Nats-Expected-Last-Subject-Sequence-Subject"] = after[0]
@@ -97,23 +95,41 @@ class Bus:
             headers |= {"Nats-Batch-Id": batch[0], "Nats-Batch-Sequence": str(batch[1])}
             headers |= {"Nats-Batch-Commit": "1"} if batch[2] else {}
         body = message.model_dump_json().encode()
-        if self.signer is not None and isinstance(message, Command):
-            headers |= self.signer.sign(id, message.subject, body)
-        _fits(message, body, headers, self.client.max_payload)
+        if isinstance(message, Command):
+            headers |= self._signature(id, message.subject, body)
+        self._fits(message.subject, body, headers)
         if batch is not None and not batch[2]:
             await self.client.publish(message.subject, body, headers=headers)
             return 0
-        return await self._store(message, body, headers)
+        return await self._store(message.subject, body, headers)
+
+    async def resend(self, subject: str, body: bytes, *, id: str, by: By, reply: str) -> int:  # noqa: A002 - as above
+        """Store a command's bytes, unread, under a new id and signed by who sends now; raises as `publish`."""
+        headers = self._headers(metrics.kind_of(subject), id, by, reply) | self._signature(id, subject, body)
+        self._fits(subject, body, headers)
+        return await self._store(subject, body, headers)
+
+    def _signature(self, command_id: str, subject: str, body: bytes) -> dict[str, str]:
+        """The headers that vouch for a command; none where nobody signs here."""
+        return self.signer.sign(command_id, subject, body) if self.signer is not None else {}
+
+    def _fits(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
+        """Refuse before sending what the stream would refuse after; a header has four bytes more than its text."""
+        stream, server_takes = STREAMS[stream_of(subject)], self.client.max_payload
+        size = len(body) + len(HEADER_LINE) + sum(len(key) + len(value) + 4 for key, value in headers.items())
+        limit = min(server_takes, stream.max_msg_size) if stream.max_msg_size >= 0 else server_takes
+        if size > limit:
+            raise TooLarge(f"{subject} has {size:,} bytes: {stream.name} takes at most {limit:,}")
 
     async def report(self, message: Message) -> None:
         """Send a measurement without waiting for its storage; raises NatsError when it cannot be sent."""
         await self.client.publish(
-            message.subject, message.model_dump_json().encode(), headers=self._headers(message, fresh_id("r"), None)
+            message.subject, message.model_dump_json().encode(), headers=self._headers(message.kind, fresh_id("r"))
         )
         metrics.REPORTS_SENT.labels(message.kind).inc()
 
-    async def _store(self, message: Message, body: bytes, headers: dict[str, str]) -> int:
-        subject, stream, began = message.subject, stream_of(message.subject), time.perf_counter()
+    async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
+        stream, began = stream_of(subject), time.perf_counter()
         try:
             ack = await self.jetstream.publish(subject, body, stream=stream, timeout=PUBLISH_TIMEOUT, headers=headers)
         except APIError as error:
@@ -126,20 +142,21 @@ class Bus:
             raise Transient(f"{subject}: not acknowledged ({type(error).__name__})") from error
         metrics.STORING.labels(stream).observe(time.perf_counter() - began)
         if not ack.duplicate:
-            metrics.STORED.labels(message.kind).inc()
+            metrics.STORED.labels(metrics.kind_of(subject)).inc()
         return ack.seq
 
-    def _headers(self, message: Message, message_id: str, by: By | None) -> dict[str, str]:
+    def _headers(self, kind: str, message_id: str, by: By | None = None, reply: str | None = None) -> dict[str, str]:
         stamped = {
             "Nats-Msg-Id": message_id,
             "content-type": "application/json",
             "ce-specversion": "1.0",
             "ce-id": message_id,
-            "ce-type": f"tars.{message.kind}",
+            "ce-type": f"tars.{kind}",
             "ce-source": f"tars/{self.source}",
             "ce-time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
-        return stamped | trace_headers() | ({"Tars-By": ascii_name(by.principal)} if by else {})
+        told = {"Tars-By": ascii_name(by.principal)} if by else {}
+        return stamped | trace_headers() | told | ({"Tars-Reply": reply} if reply else {})
 
     async def answer(self, subject: str | None, answer: Answer) -> None:
         """Tell a waiting sender; any other subject than a reply's is ignored."""
@@ -167,15 +184,6 @@ class Bus:
             await self.client.close()
         except (NatsError, OSError, TimeoutError) as error:
             log.debug("closed without a farewell", extra={"error": repr(error)})
-
-
-def _fits(message: Message, body: bytes, headers: dict[str, str], server_takes: int) -> None:
-    """Refuse before sending what the stream would refuse after; a header has four bytes more than its text."""
-    stream = STREAMS[stream_of(message.subject)]
-    size = len(body) + len(HEADER_LINE) + sum(len(key) + len(value) + 4 for key, value in headers.items())
-    limit = min(server_takes, stream.max_msg_size) if stream.max_msg_size >= 0 else server_takes
-    if size > limit:
-        raise TooLarge(f"{message.kind} {message.key} has {size:,} bytes: {stream.name} takes at most {limit:,}")
 
 
 def ascii_name(text: str) -> str:

@@ -91,14 +91,42 @@ def durable_settings(durable: Durable, ack_wait: float) -> dict[str, Any]:
 async def provision(jetstream: JetStreamContext, *, ack_wait: float, replicas: int = 1) -> dict[str, str]:
     """Make or change what is missing or differs; return what was done to each: created, changed or unchanged."""
     done = {}
-    for stream in STREAMS.values():
-        done[stream.name] = await _ensure_stream(jetstream, stream.name, stream_settings(stream, replicas))
-    for bucket in BUCKETS.values():
-        done[bucket.stream] = await _ensure_stream(jetstream, bucket.stream, bucket_settings(bucket, replicas))
+    for name, wanted in _wanted(replicas).items():
+        done[name] = await _ensure_stream(jetstream, name, wanted)
     for durable in DURABLES.values():
         wanted = durable_settings(durable, ack_wait)
         done[f"{durable.stream}/{durable.name}"] = await _ensure_durable(jetstream, durable, wanted)
     return done
+
+
+async def differences(jetstream: JetStreamContext, *, ack_wait: float, replicas: int = 1) -> dict[str, str]:
+    """What `provision` would do: name -> `missing`, or the settings that differ; empty: nothing."""
+    found = {}
+    for name, wanted in _wanted(replicas).items():
+        try:
+            drift = _drift((await jetstream.stream_info(name)).config, wanted)
+        except NotFoundError:
+            drift = ["missing"]
+        found[name] = ", ".join(drift)
+    for durable in DURABLES.values():
+        try:
+            have = (await jetstream.consumer_info(durable.stream, durable.name)).config
+            drift = _drift(have, durable_settings(durable, ack_wait))
+        except NotFoundError:
+            drift = ["missing"]
+        found[f"{durable.stream}/{durable.name}"] = ", ".join(drift)
+    return {name: what for name, what in found.items() if what}
+
+
+def _wanted(replicas: int) -> dict[str, dict[str, Any]]:
+    """Every stream by name, object stores' too, and its settings."""
+    streams = {stream.name: stream_settings(stream, replicas) for stream in STREAMS.values()}
+    return streams | {bucket.stream: bucket_settings(bucket, replicas) for bucket in BUCKETS.values()}
+
+
+def _drift(have: StreamConfig | ConsumerConfig, wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ."""
+    return [key for key, value in wanted.items() if getattr(have, key) != value]
 
 
 async def provision_in_time(
@@ -122,17 +150,19 @@ async def _ensure_stream(jetstream: JetStreamContext, name: str, wanted: Mapping
     except NotFoundError:
         await jetstream.add_stream(StreamConfig(name=name, **wanted))
         return "created"
-    drift = {key: value for key, value in wanted.items() if getattr(have, key) != value}
+    drift = _drift(have, wanted)
     if not drift:
         return "unchanged"
-    await jetstream.update_stream(have.evolve(**drift))  # over the live configuration, never over client defaults
+    await jetstream.update_stream(
+        have.evolve(**{key: wanted[key] for key in drift})
+    )  # over the live configuration, never over client defaults
     return "changed"
 
 
 async def _ensure_durable(jetstream: JetStreamContext, durable: Durable, wanted: Mapping[str, Any]) -> str:
     try:
         have = (await jetstream.consumer_info(durable.stream, durable.name)).config
-        if all(getattr(have, key) == value for key, value in wanted.items()):
+        if not _drift(have, wanted):
             return "unchanged"
         done = "changed"
     except NotFoundError:

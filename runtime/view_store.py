@@ -117,6 +117,8 @@ class Views(ABC):
         """Counts."""
         counts = {name: int(value) for name, value in self._hash(keys.METRICS).items()}
         agents = self._index(keys.AGENTS)
+        lengths = [self._size(keys.agent_history(name)) for name in agents]
+        cap = counts.get("history_cap", 0)
         return StatsRow(
             **counts,
             agents=len(agents),
@@ -126,7 +128,8 @@ class Views(ABC):
             conflicts=self._size(keys.CONFLICTS),
             equilibria=self._size(keys.EQUILIBRIA),
             sessions=self._size(keys.SESSIONS),
-            history=sum(self._size(keys.agent_history(name)) for name in agents),
+            history=sum(lengths),
+            utilisation=max(lengths, default=0) / cap if cap else 0.0,
         )
 
 
@@ -336,10 +339,15 @@ class RedisWriter:
         done, have = await cast("Any", self._write(keys=[keys.cursor(stream)], args=arguments))
         return span[1] if done else int(have)
 
-    async def pipeline(self, rows: Sequence[PipelineRow]) -> None:
-        """Write what waits before each durable."""
-        fields: Any = {row.durable: row.model_dump_json() for row in rows}
-        await cast("Any", self._redis.hset(keys.PIPELINE, mapping=fields))
+    async def measured(self, changes: Changes) -> None:
+        """Write what no stream tells: fields of hashes, whatever the positions of streams."""
+        for key, fields in changes.hashes.items():
+            await cast("Any", self._redis.hset(key, mapping=cast("Any", fields.values)))
+
+    async def use(self) -> dict[str, int]:
+        """Return how much Redis holds, as fields of StatsRow."""
+        memory = await cast("Any", self._redis.info("memory"))
+        return {"redis_bytes": int(memory["used_memory"]), "redis_keys": int(await self._redis.dbsize())}
 
     async def close(self) -> None:
         """Close all connections."""

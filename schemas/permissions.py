@@ -72,7 +72,8 @@ def _keeping(name: str) -> tuple[str, ...]:
 
 def _measuring() -> tuple[str, ...]:
     durables = (f"$JS.API.CONSUMER.INFO.{durable.stream}.{durable.name}" for durable in DURABLES.values())
-    return (*(f"$JS.API.STREAM.INFO.{name}" for name in STREAMS), *durables)
+    streams = (*STREAMS, *(bucket.stream for bucket in BUCKETS.values()))
+    return ("$JS.API.INFO", *(f"$JS.API.STREAM.INFO.{name}" for name in streams), *durables)
 
 
 def _live(rights: Rights) -> tuple[str, ...]:

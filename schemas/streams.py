@@ -164,8 +164,10 @@ ASKING: Final = ("tars.command.study.>", "tars.command.update.>", "tars.query.>"
 LIVING: Final = ("tars.event.agent.>", "tars.report.agent.>", "tars.dead.AGENTS.>")
 
 ROLES: Mapping[str, Rights] = {
-    "person": Rights("a person's command line, or a script", ASKING, reads=("EVENTS",), is_answered=True),
-    "dashboard": Rights("the page", (*ASKING, "tars.report.session.>"), reads=("EVENTS",), is_answered=True),
+    "person": Rights(
+        "a person's command line, or a script", ASKING, reads=("EVENTS", "DEAD"), measures=True, is_answered=True
+    ),
+    "dashboard": Rights("the page", (*ASKING, "tars.report.session.>"), reads=("EVENTS", "DEAD"), is_answered=True),
     "coordinator": Rights(
         "decides about studies and runs them",
         ("tars.event.study.>", "tars.command.trial.>", "tars.reply.>"),
@@ -234,10 +236,15 @@ def configure_subject(agent_id: str) -> str:
     return f"tars.command.agent.*.*.{agent_id}"
 
 
+def covers(pattern: str, subject: str) -> bool:
+    """Whether a pattern of this module, which ends in `>`, takes in the subject."""
+    return subject.startswith(pattern.removesuffix(">"))
+
+
 def stream_of(subject: str) -> str:
     """The stream that stores `subject`; KeyError where none does."""
     for stream in STREAMS.values():
-        if any(subject.startswith(pattern.removesuffix(">")) for pattern in stream.subjects):
+        if any(covers(pattern, subject) for pattern in stream.subjects):
             return stream.name
     raise KeyError(subject)
 

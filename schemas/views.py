@@ -11,7 +11,7 @@ from tars.schemas.message import Frozen
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import FrontPoint
 from tars.schemas.trial import Phase
-from tars.schemas.update import ApprovalMode, ReadBack, RolloutStage
+from tars.schemas.update import ApprovalMode, ReadBack, RolloutStage, What
 
 UpdateStage = Literal[
     "pending", "refused", "rejected", "superseded", "approved", "released", "reloading", "reloaded", "confirmed",
@@ -110,6 +110,10 @@ class UpdateRow(Frozen):
     read_backs: tuple[ReadBack, ...] = ()
     smallest_harm: float | None = None
     """The smallest loss that its rollout finds 4 times in 5."""
+    normalised: bool = True
+    """Effects and harms are of scores, so percentage points; else of returns."""
+    takes_back: What | None = None
+    """What a roll back of it takes back, as soon as one was asked for."""
     judgements: tuple[Judged, ...] = ()
     history: tuple[AuditEntry, ...] = ()
 
@@ -216,8 +220,12 @@ class DeadRow(Frozen):
     reason: str
     error: str
     attempts: int
+    id: str = ""
+    """Of the message that was put aside."""
     body: str
-    """As text, cut at 4,000 characters."""
+    """As text; a list cuts it at 4,000 characters."""
+    not_again: str | None = None
+    """Why it cannot be sent again; None: it can."""
 
 
 class PipelineRow(Frozen):
@@ -228,6 +236,8 @@ class PipelineRow(Frozen):
     waiting: int
     unacknowledged: int
     redelivered: int
+    listening: int = 0
+    """Fetches that wait for a message: workers that have nothing to do."""
 
 
 class StatsRow(Frozen):
@@ -246,3 +256,10 @@ class StatsRow(Frozen):
     sessions: int = 0
     history: int = 0
     """Episodes kept over all agents."""
+    history_cap: int = 0
+    """Episodes that are kept of one agent at most."""
+    utilisation: float = 0.0
+    """How full the longest history of an agent is: from 1 on its oldest episodes go."""
+    redis_bytes: int = 0
+    """Memory in use there; 0: not measured, or no Redis."""
+    redis_keys: int = 0

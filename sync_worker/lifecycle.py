@@ -45,7 +45,7 @@ from tars.schemas.update import (
     UpdateSuperseded,
     content_of,
 )
-from tars.sync_worker.validation import Proposal, changed, moved, objections
+from tars.schemas.validation import Proposal, changed, moved, objections
 
 EXPIRY: Final = timedelta(days=7)
 """How long a proposal may wait for its approval, unless it says otherwise."""

@@ -2,77 +2,41 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.schemas.agent import AgentEvent, AgentLost, AgentStopped
-from tars.schemas.effect import LEAST_PRE, Plan, smallest_harm
+from tars.schemas.effect import LEAST_PRE, Plan
 from tars.schemas.errors import Conflict
 from tars.schemas.judgement import Judgement, Verdict, keep_or_undo
 from tars.schemas.noise import noise
+from tars.schemas.outlook import SHORTEST_SLOT, Outlook, look_ahead, plan_for
 from tars.schemas.running import RunningAgent, replay
-from tars.schemas.slots import Slot, median_interval
+from tars.schemas.slots import Slot
 from tars.schemas.snapshot import twin_of
 from tars.schemas.update import UpdateJudged
 from tars.schemas.watch import Watch, begin, diverge, judgement, step
 from tars.sync_worker.reports import Reports
 from tars.sync_worker.stages import Observe
 
-SHORTEST_SLOT: Final = 0.05
-"""Seconds."""
 LATE: Final = 1.0
 """Seconds that a report may take until its slot is counted."""
 LOST_AFTER: Final = 15.0
 """Seconds without a word, three beats, after which an agent is lost."""
-TWINS_BELOW: Final = 4
-"""Agents, below which hosted ones are compared with copies of themselves (WATCH.md section 3)."""
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What the watch of a rollout will be able to see."""
-
-    slot_seconds: float | None
-    """None: nothing can be watched."""
-    unwatched: str = ""
-    """Why not."""
-    twins: bool = False
-    smallest_harm: float | None = None
-    normalised: bool = True
-    complete: bool = True
-    """Enough is known of every agent before the change; False: look again in a while."""
-
-
-def look_ahead(
-    reports: Reports, agents: Mapping[str, RunningAgent], canary: Sequence[str], now: datetime, plan: Plan
-) -> Outlook:
+def outlook_of(reports: Reports, agents: Mapping[str, RunningAgent], now: datetime, plan: Plan) -> Outlook:
     """Find the slot of these agents, and the smallest harm that a watch of the canaries can find."""
-    names = list(agents)
-    width = median_interval(*(reports.settled(name) for name in names))
-    if width is None:
-        return Outlook(None, "its agents report no episodes")
-    width = max(width, SHORTEST_SLOT)
-    windows = {name: reports.window(name, now.timestamp(), width, plan.pre) for name in names}
-    known = {name: row for name, row in windows.items() if sum(value is not None for value in row) >= LEAST_PRE}
-    twins = len(names) < TWINS_BELOW and all(agents[name].world is not None for name in names)
-    if not known:
-        return Outlook(width, twins=twins, complete=False)
-    spread = noise(list(known.values()))
-    controls = len(canary) if twins else len(names) - len(canary)
-    suited = plan_for(agents, spread, plan)
-    harm = smallest_harm(spread, len(canary), controls, suited)
-    complete = len(known) == len(names)
-    return Outlook(width, twins=twins, smallest_harm=harm, normalised=suited.normalised, complete=complete)
+    at = now.timestamp()
+    settled = {name: reports.settled(name, at) for name in agents}
+    return look_ahead(settled, at, plan, hosted=all_hosted(agents))
 
 
-def plan_for(agents: Mapping[str, RunningAgent], spread: float, plan: Plan) -> Plan:
-    """The plan as it is for hosted agents, whose scores have a scale; for foreign returns by their own noise."""
-    if all(agent.world is not None for agent in agents.values()):
-        return plan
-    return replace(Plan.unnormalised(spread), pre=plan.pre, length=plan.length)
+def all_hosted(agents: Mapping[str, RunningAgent]) -> bool:
+    """Whether all of them live in worlds of ours."""
+    return all(agent.world is not None for agent in agents.values())
 
 
 class Observation:
@@ -147,7 +111,7 @@ def _begin(
     again: bool,
 ) -> Watch:
     known = [row for row in (*canary, *control) if sum(value is not None for value in row) >= LEAST_PRE]
-    suited = plan_for(agents, noise(known), plan) if known else plan
+    suited = plan_for(noise(known), plan, hosted=all_hosted(agents)) if known else plan
     return begin(canary, () if twins else control, suited, twin=twins, restarted=again)
 
 

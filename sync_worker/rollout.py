@@ -19,6 +19,7 @@ from tars.runtime.running_agents import running_agents
 from tars.schemas.agent import AgentStopped
 from tars.schemas.effect import Plan
 from tars.schemas.errors import Conflict
+from tars.schemas.outlook import Outlook
 from tars.schemas.running import RunningAgent
 from tars.schemas.slots import Slot
 from tars.schemas.streams import history_subject
@@ -33,7 +34,7 @@ from tars.schemas.update import (
 )
 from tars.sync_worker.fleet import Fleet, stage_of
 from tars.sync_worker.lifecycle import GOING_OUT, OVER, Stage, replay
-from tars.sync_worker.observing import Observation, Outlook, Pulse, look_ahead
+from tars.sync_worker.observing import Observation, Pulse, outlook_of
 from tars.sync_worker.reload import (
     Expected,
     anew_command,
@@ -126,7 +127,7 @@ class Rollout:
         """Say who switches first, and what the watch will be able to see."""
         names = tuple(sorted(proposal.base))  # in one order for all: of updates that want the same agents, one wins
         canary = canaries(proposal.base)
-        outlook = await self._outlook(lease, names, canary, clock)
+        outlook = await self._outlook(lease, names, clock)
         stages = 1 if canary == names else 2
         seconds = (outlook.slot_seconds or 0.0) * (self.plan.pre + stages * self.plan.length)
         event: UpdateEvent = UpdateStarted(
@@ -145,15 +146,13 @@ class Rollout:
             event = UpdateFailed(update_id=lease.key, error=f"{error}: nothing was changed")
         await lease.append(lambda history: [event] if stage_of(history) is Stage.RELEASED else [])
 
-    async def _outlook(
-        self, lease: Lease[UpdateEvent], names: tuple[str, ...], canary: tuple[str, ...], clock: "Clock"
-    ) -> Outlook:
+    async def _outlook(self, lease: Lease[UpdateEvent], names: tuple[str, ...], clock: "Clock") -> Outlook:
         """What can be watched; agents that were only just reloaded are given the time that a window needs."""
         agents = await running_agents(self.fleet.journal, names)
         began = clock.now
         reports = await recent(self.bus, names, began, self.plan.pre + 1)
         while True:
-            found = look_ahead(reports, agents, canary, clock.now, self.plan)
+            found = outlook_of(reports, agents, clock.now, self.plan)
             if found.complete or found.slot_seconds is None:
                 return found
             waited = (clock.now - began).total_seconds()

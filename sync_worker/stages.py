@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tars.schemas.message import By
+from tars.schemas.outlook import canary_count
 from tars.schemas.update import (
     RolloutStage,
     UpdateConfirmed,
@@ -21,8 +22,6 @@ from tars.schemas.update import (
     UpdateStarted,
 )
 
-CANARY_SHARE: Final = 0.1
-"""Of the agents, at least one: they switch first."""
 LONGEST: Final = timedelta(days=3)
 """Of a rollout's plan: its window before the change, and the watches of its stages."""
 ROLLOUT: Final = By(principal="rollout")
@@ -66,7 +65,7 @@ def canaries(base: Mapping[str, int]) -> tuple[str, ...]:
     The same for every holder of a rollout; and for rival updates of the same agents, so that one of them wins.
     """
     lot = "/".join(f"{name}:{version}" for name, version in sorted(base.items()))
-    return _drawn(lot, base, max(1, round(CANARY_SHARE * len(base))))
+    return _drawn(lot, base, canary_count(len(base)))
 
 
 def _drawn(lot: str, agents: Iterable[str], count: int) -> tuple[str, ...]:

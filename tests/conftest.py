@@ -1,8 +1,10 @@
 """Real servers for tests: a fresh nats-server (and Valkey) for each test that asks, in a temporary folder."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis.asyncio
@@ -12,6 +14,9 @@ from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from stage import Stage
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported: tests tell its makers nothing
 
@@ -79,3 +84,33 @@ async def store(valkey: Server) -> AsyncIterator[redis.asyncio.Redis]:
     client = redis.asyncio.Redis.from_url(valkey.url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+def tars(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `tars ...` in this process, through the door that the program has: (exit code, stdout, stderr)."""
+    from tars.cli import main as cli  # noqa: PLC0415 - most tests do without it
+
+    monkeypatch.setenv("TARS_USER", "ada")
+    monkeypatch.setenv("TARS_DATA", str(tmp_path / "none"))
+    monkeypatch.setattr("tars.producers.async_client.PATIENCE", 0.3)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tars", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Stage]":
+    """What stands behind the page, for one module of tests."""
+    from stage import stage_in  # noqa: PLC0415 - Streamlit, which few tests need
+
+    with stage_in(tmp_path_factory.mktemp("stage")) as found:
+        yield found

@@ -4,12 +4,14 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
@@ -17,7 +19,7 @@ from examples import ADA, AGENT, RUNNING
 from tars.consumers.app import worker as consumers
 from tars.dashboard import session
 from tars.producers.async_client import NobodyAnswers
-from tars.producers.client import Client
+from tars.producers.client import Client, connect
 from tars.runtime.app import Worker
 from tars.runtime.bus import connect_bus
 from tars.runtime.provision import provision
@@ -162,6 +164,27 @@ class Loop:
 def workers(settings: Settings) -> Loop:
     """Run the sync worker and the consumers."""
     return Loop(sync(settings), consumers(settings))
+
+
+@contextmanager
+def stage_in(folder: Path) -> Iterator[Stage]:
+    """Servers, workers, an agent; and the page's environment, in which `grace` decides what `ada` proposes."""
+    found = Stage(folder, start_nats(folder / "nats"), start_valkey(folder / "valkey"))
+    settings = Settings(
+        nats_url=found.nats.url, redis_url=found.valkey.url, ack_wait_seconds=2, rate_limit_per_minute=0
+    )
+    try:
+        with pytest.MonkeyPatch.context() as environment, workers(settings), connect(found.nats.url, user="ada") as ada:
+            for name, value in (("NATS_URL", settings.nats_url), ("REDIS_URL", settings.redis_url)):
+                environment.setenv(name, str(value))
+            environment.setenv("TARS_USER", "grace")
+            found.client = ada
+            start_agent(found)
+            yield found
+            forget_process()
+    finally:
+        found.valkey.stop()
+        found.nats.stop()
 
 
 def _show(name: str) -> None:

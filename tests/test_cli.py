@@ -19,37 +19,22 @@ from nats.aio.msg import Msg
 from examples import AGENT, EXAMPLES
 from played_studies import better_by, play, started
 from tars.automl_worker.app import worker as coordinator
-from tars.cli import main as cli
 from tars.consumers.app import worker as consumers
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.runtime.bus import connect_bus
+from tars.runtime.delivery import Unreadable, put_aside
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
+from tars.schemas.errors import Poison
 from tars.schemas.message import Message
 from tars.schemas.streams import BUCKETS, DURABLES, STREAMS
 from tars.schemas.study import StartStudy, StudyStopped
+from tars.schemas.update import ProposeUpdate
 from tars.sync_worker.app import worker as sync
 
 Run = Callable[..., tuple[int, str, str]]
 NOWHERE = "nats://127.0.0.1:9"
-
-
-@pytest.fixture
-def tars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `tars ...` in this process, through the door that the program has: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("TARS_USER", "ada")
-    monkeypatch.setenv("TARS_DATA", str(tmp_path / "none"))
-    monkeypatch.setattr("tars.producers.async_client.PATIENCE", 0.3)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tars", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
-
-    return run
 
 
 @pytest.fixture
@@ -154,7 +139,18 @@ def test_a_dry_run_judges_by_the_strictness_it_names(
 
 @pytest.mark.parametrize(
     "command",
-    [("agents",), ("stats",), ("updates",), ("updates", "--pending"), ("study", "list"), ("history", AGENT)],
+    [
+        ("agents",),
+        ("pipeline",),
+        ("dead", "list"),
+        ("stats",),
+        ("conflicts",),
+        ("equilibria",),
+        ("updates",),
+        ("updates", "--pending"),
+        ("study", "list"),
+        ("history", AGENT),
+    ],
     ids=" ".join,
 )
 def test_a_table_and_its_json_are_of_the_same_rows(tars: Run, stack: BlockingPortal, command: tuple[str, ...]) -> None:
@@ -169,6 +165,41 @@ def test_a_table_and_its_json_are_of_the_same_rows(tars: Run, stack: BlockingPor
 def test_agents_shows_who_runs_what(tars: Run, stack: BlockingPortal) -> None:
     (row,) = rows(tars("agents", "--json"))
     assert (row["agent_id"], row["state"], row["values"]["gamma"]) == (AGENT, "running", 0.99)
+
+
+def test_conflicts_and_equilibria_are_told_by_world(tars: Run, stack: BlockingPortal, nats_server: Server) -> None:
+    publish(stack, nats_server.url, EXAMPLES["game.reported.v1"])
+    while not (told := rows(tars("equilibria", "--json"))):
+        pass
+    assert told[0]["game_id"] == EXAMPLES["game.reported.v1"].key
+    assert rows(tars("conflicts", "--limit", "1", "--json"))[0]["conflicts"]
+    for command, heading in (("conflicts", "veto"), ("equilibria", "NashConv")):
+        code, out, _ = tars(command)
+        assert code == 0
+        assert heading in out
+
+
+def test_a_dead_command_is_listed_shown_and_sent_again(tars: Run, stack: BlockingPortal, nats_server: Server) -> None:
+    command = ProposeUpdate(update_id="u-risen", agents=(AGENT,), values={"gamma": 0.95})
+    body = command.model_dump_json().encode()
+
+    async def die() -> None:
+        bus = await connect_bus(nats_server.url, "test", patience=5)
+        letter = Unreadable("COMMANDS", "update-command", 1, command.subject, body, {"Nats-Msg-Id": "c-old"})
+        await put_aside(bus, letter, "attempts-exhausted", Poison("no luck"))
+        await bus.close()
+
+    stack.call(die)
+    while not (listed := rows(tars("dead", "list", "--json"))):
+        pass
+    assert [(row["sequence"], row["not_again"]) for row in listed] == [(1, None)]
+    shown = rows(tars("dead", "show", "1", "--json"))
+    assert (shown["id"], shown["body"].encode()) == ("c-old", body)
+    assert "`tars dead replay 1` sends it in your name" in tars("dead", "show", "1")[1]
+    assert rows(tars("dead", "replay", "1", "--json"))["events"] == ["update.proposed.v1"]
+    assert tars("dead", "replay", "1") == (0, "1: it was so already\n", "")
+    code, _, err = tars("dead", "replay", "2")
+    assert (code, err) == (1, "tars: there is no dead letter 2: `tars dead list` shows those of 30 days\n")
 
 
 WEIGHED = started(

@@ -13,9 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tars.dashboard.app import PAGES
-from tars.schemas import bounds
+from tars.schemas import bounds, validation
 from tars.schemas.streams import KINDS
-from tars.sync_worker import validation
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(init.parent for init in ROOT.glob("*/__init__.py"))

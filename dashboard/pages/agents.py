@@ -10,7 +10,19 @@ import streamlit as st
 from tars.dashboard import charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.reads import Rows
-from tars.dashboard.wording import DASH, ago, condition, listed, milliseconds, number, score, span, summary, version
+from tars.dashboard.wording import (
+    DASH,
+    ago,
+    condition,
+    drift,
+    listed,
+    milliseconds,
+    number,
+    score,
+    span,
+    summary,
+    version,
+)
 from tars.schemas.hyperparameters import ALGORITHMS, same
 from tars.schemas.views import AgentRow, UpdateRow
 
@@ -18,7 +30,7 @@ COLUMNS: Final = 4
 WALL: Final = 12
 """Learners shown at once; the others are on further sheets."""
 SPARK_EPISODES: Final = 240
-HISTORY_EPISODES: Final = 1000
+HISTORY_EPISODES: Final = 300
 
 
 def page(views: Rows, desk: Desk) -> None:  # noqa: ARG001 - every page has both
@@ -85,7 +97,10 @@ def _card(row: AgentRow, views: Rows, now: datetime) -> None:
         state, colour = condition(row, now)
         head = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
         head.button(row.agent_id, key=f"open-{row.agent_id}", type="tertiary", on_click=_open, args=(row.agent_id,))
-        head.markdown(f":{colour}-badge[{state}]", width="content")
+        apart = drift(row)
+        head.markdown(
+            f":{colour}-badge[{state}]" + (" :orange-badge[drifted]" if apart else ""), width="content", help=apart
+        )
         history = views.history(row.agent_id, limit=SPARK_EPISODES)
         if history:
             st.vega_lite_chart(charts.score_frame(history), charts.SPARK)
@@ -95,10 +110,9 @@ def _card(row: AgentRow, views: Rows, now: datetime) -> None:
         st.caption(f"{row.role or 'foreign'} · {row.algorithm} · {reload if row.reloaded_at else 'never reloaded'}")
 
 
-def _open(agent_id: str | None) -> None:
-    if agent_id is None:
-        st.query_params.clear()
-    else:
+def _open(agent_id: str | None = None) -> None:
+    st.query_params.clear()
+    if agent_id is not None:
         st.query_params["id"] = agent_id
 
 
@@ -128,18 +142,20 @@ def others_frame(rows: Sequence[AgentRow], now: datetime) -> pd.DataFrame:
 def _one(row: AgentRow, views: Rows) -> None:
     now = datetime.now(UTC)
     state, colour = condition(row, now)
-    st.button("All agents", icon=":material/arrow_back:", type="tertiary", on_click=_open, args=(None,))
-    st.markdown(f"#### {row.agent_id} :{colour}-badge[{state}]")
+    st.button(
+        "All agents", key="all-agents", icon=":material/arrow_back:", type="tertiary", on_click=_open, args=(None,)
+    )
+    apart = drift(row)
+    st.markdown(f"#### {row.agent_id} :{colour}-badge[{state}]" + (" :orange-badge[drifted]" if apart else ""))
+    if apart:
+        st.warning(apart)
     silent = (
         f" · not heard of for {span((now - row.seen_at).total_seconds())}" if state == "silent" and row.seen_at else ""
     )
     st.caption(f"{row.role or 'foreign'} · {row.algorithm or 'reference policy'} · world {row.world or DASH}{silent}")
     for column, (label, text) in zip(st.columns(6), _facts(row, now).items(), strict=True):
         column.metric(label, text)
-    history = views.history(row.agent_id, limit=HISTORY_EPISODES)
-    if history:
-        st.vega_lite_chart(charts.score_frame(history), charts.SCORE)
-        st.caption(f"Grey: each episode; blue: the mean of {charts.WINDOW}; dashed: a reload.")
+    _history(row, views)
     left, right = st.columns(2, gap="medium")
     with left:
         st.markdown("##### Values in use")
@@ -150,7 +166,33 @@ def _one(row: AgentRow, views: Rows) -> None:
         if concerning:
             st.dataframe(updates_frame(concerning, now), hide_index=True)
         else:
-            st.caption("None yet.")
+            st.caption(f"None yet: `tars propose --agent {row.agent_id} --set gamma=0.97` proposes one.")
+
+
+def _history(row: AgentRow, views: Rows) -> None:
+    """Its curve, HISTORY_EPISODES at a time, newest first."""
+    asked = st.query_params.get("sheet", "0")
+    sheet = int(asked) if asked.isdecimal() and asked.isascii() and len(asked) <= 3 else 0  # noqa: PLR2004 - digits
+    found = views.history(row.agent_id, offset=sheet * HISTORY_EPISODES, limit=HISTORY_EPISODES + 1)
+    shown = found[:HISTORY_EPISODES]
+    if shown:
+        st.vega_lite_chart(charts.score_frame(shown), charts.SCORE)
+        st.caption(
+            f"Episodes {shown[-1].episode:,} to {shown[0].episode:,}. Grey: each episode; blue: the mean of "
+            f"{charts.WINDOW}; dashed: a reload."
+        )
+    else:
+        st.info("It has reported no episode yet." if sheet == 0 else "No older episode is kept.")
+    if sheet or len(found) > len(shown):
+        buttons = st.container(horizontal=True)
+        buttons.button("Newer", key="history-newer", disabled=sheet == 0, on_click=_turn, args=(sheet - 1,))
+        buttons.button(
+            "Older", key="history-older", disabled=len(found) <= len(shown), on_click=_turn, args=(sheet + 1,)
+        )
+
+
+def _turn(sheet: int) -> None:
+    st.query_params["sheet"] = str(sheet)
 
 
 def _facts(row: AgentRow, now: datetime) -> Mapping[str, str]:

@@ -6,35 +6,67 @@ from typing import Final
 
 import streamlit as st
 
-from tars.dashboard import session
+from tars.dashboard import harm, session
+from tars.dashboard.by_hand import CHOSEN, targets
 from tars.dashboard.desk import Desk
 from tars.dashboard.differences import groups
 from tars.dashboard.panels import draw_evidence, draw_group
+from tars.dashboard.proposing import ADDRESS, draw_form
 from tars.dashboard.reads import Rows
 from tars.dashboard.wording import ago, listed, obstacles, points, span
 from tars.schemas.bounds import Strictness
+from tars.schemas.effect import Plan
 from tars.schemas.hyperparameters import AlgorithmName
 from tars.schemas.views import AgentRow, UpdateRow
 
 SHOWN: Final = 8
 """Updates drawn at once, the newest first."""
+FLEET: Final = 12
+"""Agents of an update whose histories are read at each refresh, to say what a watch could find."""
 
 
 def page(views: Rows, desk: Desk) -> None:
-    """Draw every pending update as a card."""
-    waiting = views.pending()
-    agents = {row.agent_id: row for row in views.agents()}
+    """Draw every pending update as a card, or the one of `?id=`; with `?propose=` the form to propose by hand."""
+    if ADDRESS in st.query_params:
+        draw_form(views, desk)
+        return
+    waiting, rows = views.pending(), views.agents()
+    target = next(iter(targets(rows)), CHOSEN)
+    st.button("Propose by hand", key="propose-open", icon=":material/edit:", on_click=_propose, args=(target,))
+    agents = {row.agent_id: row for row in rows}
+    if asked := st.query_params.get("id"):
+        waiting = [row for row in waiting if row.update_id == asked]
+        st.button("All that waits", key="all-waiting", icon=":material/arrow_back:", type="tertiary", on_click=_all)
+        if not waiting:
+            st.warning(f"{asked} does not wait for approval: *Changes* shows what became of it.")
+            return
     if not waiting:
-        st.info("Nothing waits for approval.")
+        st.info(
+            "Nothing waits for approval. A study proposes what it finds better (`tars study start --role policy`); "
+            "*Propose by hand*, or `tars propose --role policy --set gamma=0.97`, does without one."
+        )
         return
     count = f"{len(waiting)} update{'s' * (len(waiting) != 1)} wait{'s' * (len(waiting) == 1)} for approval"
     st.caption(count + (f"; the newest {SHOWN} are shown" if len(waiting) > SHOWN else "") + ".")
     for row in waiting[:SHOWN]:
         with st.container(border=True, key=f"update-{row.update_id}"):
-            _card(row, agents, desk)
+            _card(row, agents)
+            draw_harm(row, agents, views)
+            _decide(row, desk)
 
 
-def _card(row: UpdateRow, agents: Mapping[str, AgentRow], desk: Desk) -> None:
+def draw_harm(row: UpdateRow, agents: Mapping[str, AgentRow], views: Rows) -> None:
+    """Say what its watch would be able to see."""
+    concerned = [agents[name] for name in row.agents if name in agents]
+    if not concerned or len(concerned) > FLEET:
+        st.caption("The smallest harm that its watch can find is said when its rollout starts.")
+        return
+    plan = Plan(length=session.settings().watch_episodes)
+    histories = {agent.agent_id: views.history(agent.agent_id, limit=harm.EPISODES) for agent in concerned}
+    st.caption(harm.told(harm.estimate(concerned, histories, datetime.now(UTC), plan), len(concerned), plan))
+
+
+def _card(row: UpdateRow, agents: Mapping[str, AgentRow]) -> None:
     now = datetime.now(UTC)
     strictness: Strictness = session.settings().validation_strictness
     algorithms: dict[str, AlgorithmName | None] = {name: agent.algorithm for name, agent in agents.items()}
@@ -50,7 +82,15 @@ def _card(row: UpdateRow, agents: Mapping[str, AgentRow], desk: Desk) -> None:
     for group in groups(row, algorithms, strictness):
         draw_group(group, strictness)
     draw_evidence(row.evidence)
-    _decide(row, desk)
+
+
+def _propose(target: str) -> None:
+    st.query_params.clear()
+    st.query_params[ADDRESS] = target
+
+
+def _all() -> None:
+    st.query_params.clear()
 
 
 def _decide(row: UpdateRow, desk: Desk) -> None:
@@ -68,11 +108,12 @@ def _decide(row: UpdateRow, desk: Desk) -> None:
             "Reject", key=f"reject-{row.update_id}", width="stretch", disabled=settled,
             on_click=_reject, args=(row.update_id, key),
         )  # fmt: skip
+        st.checkbox("On hold: whoever approves releases it later, from its *Changes* page", key=f"hold-{row.update_id}")
 
 
 def _approve(update_id: str, key: str) -> None:
     """Runs before the page is drawn again, so it asks for the desk itself."""
-    session.desk().approve(update_id, st.session_state[key])
+    session.desk().approve(update_id, st.session_state[key], hold=st.session_state[f"hold-{update_id}"])
 
 
 def _reject(update_id: str, key: str) -> None:

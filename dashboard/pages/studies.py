@@ -7,10 +7,11 @@ from typing import Final
 import pandas as pd
 import streamlit as st
 
-from tars.dashboard import charts
+from tars.dashboard import charts, session
 from tars.dashboard.desk import Desk
 from tars.dashboard.panels import draw_evidence
 from tars.dashboard.reads import Rows
+from tars.dashboard.starting import ADDRESS, draw_form
 from tars.dashboard.wording import STARTED, ago, aim, listed, number, points, score, span
 from tars.schemas.hyperparameters import same
 from tars.schemas.views import StudyRow, TrialRow
@@ -18,9 +19,13 @@ from tars.schemas.views import StudyRow, TrialRow
 COLOURS: Final = {"running": "blue", "finished": "green", "stopped": "gray", "failed": "red"}
 
 
-def page(views: Rows, desk: Desk) -> None:  # noqa: ARG001 - every page has both
-    """Draw one study, the newest unless another is chosen, below the list of all."""
+def page(views: Rows, desk: Desk) -> None:
+    """Draw one study, the newest unless another is chosen, above the list of all; with `?start=` the form for one."""
+    if ADDRESS in st.query_params:
+        draw_form(views, desk)
+        return
     rows = views.studies()
+    st.button("Start a study", key="start-open", icon=":material/add:", on_click=_start)
     if not rows:
         st.info("No study has run yet: `tars study start --role policy --trials 20` starts one.")
         return
@@ -30,7 +35,7 @@ def page(views: Rows, desk: Desk) -> None:  # noqa: ARG001 - every page has both
         st.warning(f"There is no study {asked}.")
     chosen = st.selectbox("Study", ids, index=ids.index(asked) if asked in ids else 0, key="study", on_change=_choose)
     row = rows[ids.index(chosen)]
-    _one(row, views.trials(row.study_id))
+    _one(row, views.trials(row.study_id), desk)
     if len(rows) > 1:
         st.markdown("##### All studies")
         st.dataframe(studies_frame(rows, datetime.now(UTC)), hide_index=True)
@@ -40,12 +45,35 @@ def _choose() -> None:
     st.query_params["id"] = st.session_state["study"]
 
 
-def _one(row: StudyRow, trials: Sequence[TrialRow]) -> None:
+def _start() -> None:
+    st.query_params.clear()
+    st.query_params[ADDRESS] = "a role"
+
+
+def _stop(row: StudyRow, desk: Desk) -> None:
+    with st.form(f"stop-{row.study_id}", border=False, enter_to_submit=False):
+        reason, button = st.columns([6, 1], vertical_alignment="bottom")
+        key = f"reason-{row.study_id}"
+        reason.text_input("Reason", key=key, max_chars=1000, placeholder="what it has found so far stays")
+        button.form_submit_button(
+            "Stop", key=f"stop_study-{row.study_id}", width="stretch", on_click=_end, args=(row.study_id, key),
+            disabled=desk.settled(row.study_id, "stop"),
+        )  # fmt: skip
+
+
+def _end(study_id: str, key: str) -> None:
+    """Runs before the page is drawn again, so it asks for the desk itself."""
+    session.desk().stop_study(study_id, st.session_state[key])
+
+
+def _one(row: StudyRow, trials: Sequence[TrialRow], desk: Desk) -> None:
     target = listed(row.agents) if row.agents else "no agents"
     st.markdown(f":{COLOURS[row.stage]}-badge[{row.stage}] {row.algorithm} in {row.environment} for {target}")
     limit = f"; its search ends after {span(row.wall_seconds)}" if row.wall_seconds else ""
     st.caption(f"Objective: {aim(row.objective, row.weights)}; trials are trained {STARTED[row.start]}{limit}.")
     _progress(row)
+    if row.stage == "running":
+        _stop(row, desk)
     one, two, three, four = st.columns(4)
     one.metric("best search score", score(row.best_score))
     two.metric("held-out trials", row.confirmations)
@@ -57,6 +85,7 @@ def _one(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     with left:
         if row.trials:
             st.vega_lite_chart(charts.trials_frame(trials), charts.TRIALS)
+            _parallel(row, trials)
         if row.front:
             st.vega_lite_chart(charts.front_frame(row.front, trials), charts.FRONT)
             st.caption("The Pareto front in colour; grey: trials that another beats in score, conflicts and latency.")
@@ -72,6 +101,14 @@ def _one(row: StudyRow, trials: Sequence[TrialRow]) -> None:
         st.markdown("##### Champion")
         st.dataframe(champion_frame(row), hide_index=True)
         draw_evidence(row.evidence)
+
+
+def _parallel(row: StudyRow, trials: Sequence[TrialRow]) -> None:
+    """Each trial as a line through its values: where the good ones run together a key matters."""
+    frame = charts.parallel_frame(trials, row.searched, row.algorithm)
+    if not frame.empty:
+        st.vega_lite_chart(frame, charts.PARALLEL)
+        st.caption("Each trial of the search through its values, lowest to highest tried; the better, the bluer.")
 
 
 def _progress(row: StudyRow) -> None:

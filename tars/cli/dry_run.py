@@ -1,19 +1,17 @@
 """`tars propose --dry-run`: the sync worker's rules, asked here about what the agents run; nothing is sent."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import typer
 
 import tars
 from tars.cli.output import number, out, show_json
 from tars.producers.commands import CommandRefused
+from tars.producers.rehearsal import rehearse, running_agents
 from tars.runtime.settings import load_settings
 from tars.schemas.hyperparameters import Value
-from tars.schemas.running import RunningAgent
 from tars.schemas.update import ProposeUpdate
-from tars.schemas.views import AgentRow
-from tars.sync_worker.validation import Proposal, objections
 
 
 def try_out(values: Mapping[str, Value], role: str | None, agents: Sequence[str], *, as_json: bool) -> None:
@@ -23,9 +21,7 @@ def try_out(values: Mapping[str, Value], role: str | None, agents: Sequence[str]
         names = bus.learners(role) if role is not None else tuple(agents)
         running = running_agents(row for row in bus.agents() if row.agent_id in names)
     ProposeUpdate(update_id="dry-run", agents=names, values=dict(values))  # raises where no message can hold it
-    base = {name: agent.heard for name, agent in running.items()}
-    now = datetime.now(UTC)
-    reasons = objections(Proposal(names, values, base, None, now + timedelta(days=7), now, running, strictness))
+    reasons = rehearse(values, names, running, strictness, datetime.now(UTC))
     changes = {name: {key: [agent.values.get(key), values[key]] for key in values} for name, agent in running.items()}
     if as_json:
         show_json({"allowed": not reasons, "strictness": strictness, "reasons": reasons, "changes": changes})
@@ -36,14 +32,3 @@ def try_out(values: Mapping[str, Value], role: str | None, agents: Sequence[str]
     if reasons:
         raise CommandRefused(*reasons)
     out.print(f"allowed at strictness {strictness}; nothing was sent")
-
-
-def running_agents(rows: Iterable[AgentRow]) -> dict[str, RunningAgent]:
-    """Read rows of the query `agents` as what the rules judge."""
-    return {
-        row.agent_id: RunningAgent(
-            agent_id=row.agent_id, run_id=row.run_id, role=row.role, algorithm=row.algorithm, world=row.world,
-            values=row.values, heard=row.heard, applied=row.applied, alive=row.state == "running",
-        )
-        for row in rows
-    }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 
 import tars
+from tars.cli import completion
 from tars.cli.output import AsJson, err, gain_text, out, show_json, values_text
 from tars.cli.study_options import StudyId
 from tars.cli.study_report import change_of, show_candidates, show_seeds
@@ -40,10 +41,18 @@ class From(Frozen):
 
 
 def fork(
-    agent: Annotated[str, typer.Argument(metavar="AGENT", help="As `tars agents` shows it.")],
+    agent: Annotated[
+        str, typer.Argument(metavar="AGENT", help="As `tars agents` shows it.", autocompletion=completion.agents)
+    ],
     *,
     tries: Annotated[
-        list[str], typer.Option("--try", metavar="KEY=VALUE[,KEY=VALUE]", help="A candidate; up to three of them.")
+        list[str],
+        typer.Option(
+            "--try",
+            metavar="KEY=VALUE[,KEY=VALUE]",
+            help="A candidate; up to three of them.",
+            autocompletion=completion.hyperparameters,
+        ),
     ],
     propose: Annotated[bool, typer.Option("--propose", help="Propose the best one, if it is BETTER.")] = False,
     study_id: StudyId = None,

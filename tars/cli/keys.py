@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, get_args
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tars.cli import completion
 from tars.cli.output import AsJson, err, out, show_json, show_rows
 from tars.runtime.settings import load_settings
 from tars.schemas.message import Id
@@ -33,7 +34,13 @@ def new(
     name: Annotated[str, typer.Argument(help="Who: up to 64 letters, digits, - and _.")],
     *,
     role: Annotated[
-        list[str], typer.Option("--role", metavar="ROLE", help=f"{', '.join(get_args(Role))}; repeatable.")
+        list[str],
+        typer.Option(
+            "--role",
+            metavar="ROLE",
+            help=f"{', '.join(get_args(Role))}; repeatable.",
+            autocompletion=completion.trust_roles,
+        ),
     ],
     public: Annotated[
         str, typer.Option("--public", metavar="KEY", help="Somebody else's public key: it is only trusted.")

@@ -10,9 +10,12 @@ from tars import __version__
 from tars.cli import fleet, processes, updates
 from tars.cli.check import check
 from tars.cli.demo import demo
+from tars.cli.doctor import doctor
 from tars.cli.fork import fork
 from tars.cli.keys import keys
 from tars.cli.output import err
+from tars.cli.overview import watch
+from tars.cli.pipeline import dead, pipeline
 from tars.cli.studies import study
 from tars.runtime.settings import BadSetting
 from tars.schemas.errors import TarsError
@@ -27,8 +30,10 @@ app = typer.Typer(
 )
 app.add_typer(study, name="study")
 app.add_typer(keys, name="keys")
+app.add_typer(dead, name="dead")
 for command in (
-    processes.up, processes.run, processes.provision, demo, fork, check, fleet.agents, fleet.stats,
+    processes.up, processes.run, processes.provision, demo, doctor, watch, fork, check, fleet.agents,
+    fleet.conflicts, fleet.equilibria, fleet.stats, pipeline,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
 ):  # fmt: skip
     app.command()(command)

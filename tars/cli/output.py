@@ -1,7 +1,9 @@
 """What the command line prints: a table for people, JSON for programs."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -60,6 +62,17 @@ def gain_text(evidence: Evidence) -> str:
 def clock(at: datetime | None) -> str:
     """A moment in local time."""
     return at.astimezone().strftime("%m-%d %H:%M:%S") if at else "-"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let nobody log meanwhile: what there is to say, the command says."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _plain(value: object) -> object:

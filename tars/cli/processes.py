@@ -4,10 +4,12 @@ import asyncio
 import importlib
 import json
 import signal
+import sys
 import webbrowser
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,6 +17,9 @@ from tars import __version__
 from tars.cli.output import AsJson, err, out, show_json
 from tars.runtime.settings import Settings, load_settings
 from tars.schemas.errors import TarsError
+
+if TYPE_CHECKING:
+    from tars.runtime.stack import Endpoints
 
 ROLES: Final = {
     "coordinator": ("tars.automl_worker.app", "automl", 8097),
@@ -67,7 +72,7 @@ def provision(
 
 
 def run(
-    role: Annotated[str, typer.Argument(help=", ".join(ROLES))],
+    role: Annotated[str, typer.Argument(help=", ".join(ROLES), autocompletion=lambda: list(ROLES))],
     *,
     port: Annotated[int | None, typer.Option("--port", min=0, max=65_535, help="HTTP; 0: any free one.")] = None,
 ) -> None:
@@ -99,13 +104,17 @@ def up(
     secure: Annotated[
         bool, typer.Option("--secure", help="NATS with TLS, and a key and rights of its own for each role; stays so.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Where everything listens, as one line of JSON.")] = False,
 ) -> None:
     """Run everything on this machine until Ctrl-C."""
     settings = load_settings()
-    asyncio.run(run_up(settings, (data or settings.tars_data).resolve(), open_page=not no_browser, secure=secure))
+    folder = (data or settings.tars_data).resolve()
+    asyncio.run(run_up(settings, folder, open_page=not no_browser, secure=secure, as_json=as_json))
 
 
-async def run_up(settings: Settings, folder: Path, *, open_page: bool, secure: bool = False) -> None:
+async def run_up(
+    settings: Settings, folder: Path, *, open_page: bool, secure: bool = False, as_json: bool = False
+) -> None:
     """Run the stack until a signal; print where everything is."""
     from tars.runtime.stack import stack  # noqa: PLC0415 - help must be quick
 
@@ -114,16 +123,24 @@ async def run_up(settings: Settings, folder: Path, *, open_page: bool, secure: b
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     err.print(f"starting in {folder} ...")
     async with stack(settings, folder, sink=prefixed(), secure=secure) as (endpoints, _):
-        out.print(
-            f"page   {endpoints.dashboard}\nnats   {endpoints.nats}\nredis  {endpoints.redis or '-'}", highlight=False
-        )
-        if endpoints.keys:
-            out.print(f"keys   {endpoints.keys}: NATS lets in only who has one", highlight=False)
-        out.print("Ctrl-C stops everything; the data stays.", highlight=False)
+        _show_endpoints(endpoints, as_json=as_json)
         if open_page:
             webbrowser.open(endpoints.dashboard)
         await stop.wait()
         err.print("stopping ...")
+
+
+def _show_endpoints(endpoints: "Endpoints", *, as_json: bool) -> None:
+    if as_json:
+        show_json(asdict(endpoints))
+        sys.stdout.flush()  # whoever reads a pipe waits for it
+        return
+    out.print(
+        f"page   {endpoints.dashboard}\nnats   {endpoints.nats}\nredis  {endpoints.redis or '-'}", highlight=False
+    )
+    if endpoints.keys:
+        out.print(f"keys   {endpoints.keys}: NATS lets in only who has one", highlight=False)
+    out.print("Ctrl-C stops everything; the data stays.", highlight=False)
 
 
 def prefixed() -> Callable[[str, str], None]:

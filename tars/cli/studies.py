@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import tars
+from tars.cli import completion
 from tars.cli import study_options as options
 from tars.cli.output import AsJson, clock, number, out, show_json, show_rows
 from tars.cli.processes import MissingExtra
@@ -17,7 +18,10 @@ from tars.schemas.study import StudyFinished
 from tars.schemas.views import StudyRow, TrialRow
 
 study = typer.Typer(help="Search for better values.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="STUDY", help="Its id, as `tars study list` shows it.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="Its id, as `tars study list` shows it.", autocompletion=completion.studies),
+]
 
 
 @study.command()

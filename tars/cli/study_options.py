@@ -6,6 +6,7 @@ from typing import Annotated, Final, cast, get_args
 
 import typer
 
+from tars.cli import completion
 from tars.schemas.evidence import Objective
 from tars.schemas.hyperparameters import AlgorithmName
 from tars.schemas.study import Sampler
@@ -30,8 +31,12 @@ def normalized(names: Sequence[str]) -> tuple[Normalize, ...]:
     return tuple(cast("Normalize", name) for name in names)
 
 
-Agents = Annotated[list[str] | None, typer.Option("--agent", help="An agent; repeat it.")]
-Role = Annotated[str | None, typer.Option("--role", help="All live agents of a role.")]
+Agents = Annotated[
+    list[str] | None, typer.Option("--agent", help="An agent; repeat it.", autocompletion=completion.agents)
+]
+Role = Annotated[
+    str | None, typer.Option("--role", help="All live agents of a role.", autocompletion=completion.game_roles)
+]
 Learner = Annotated[AlgorithmName | None, typer.Option("--algorithm", help="No target: only search.")]
 Environment = Annotated[str | None, typer.Option("--environment", help="With --algorithm: what to train in.")]
 ScoreRange = Annotated[tuple[float, float] | None, typer.Option("--score-range", help="Returns that count as 0 and 1.")]

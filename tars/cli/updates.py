@@ -1,21 +1,32 @@
 """Commands about updates: propose, approve, reject, apply, rollback, and their history."""
 
 import math
-from typing import Annotated, cast, get_args
+from typing import Annotated, Final, cast, get_args
 
 import typer
 from rich.markup import escape
 
 import tars
+from tars.cli import completion
 from tars.cli.dry_run import try_out
 from tars.cli.output import AsJson, clock, gain_text, number, out, show_json, show_rows, values_text
+from tars.cli.study_options import Agents, Role
+from tars.dashboard.wording import REVERSIBLE
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
 from tars.schemas.update import What
 from tars.schemas.views import UpdateRow
 
-UpdateId = Annotated[str, typer.Argument(metavar="UPDATE", help="Its id, as `tars updates` shows it.")]
+HELP: Final = "Its id, as `tars updates` shows it."
+Pending = Annotated[str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at("pending"))]
+Unreleased = Annotated[
+    str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at("pending", "approved"))
+]
+Held = Annotated[str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at("approved"))]
+Released = Annotated[
+    str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at(*REVERSIBLE))
+]
 Why = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the history.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
@@ -42,9 +53,17 @@ def _evidence(row: UpdateRow) -> str:
 
 def propose(
     *,
-    sets: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A value to change; repeat it.")],
-    agent: Annotated[list[str] | None, typer.Option("--agent", help="An agent; repeat it.")] = None,
-    role: Annotated[str | None, typer.Option("--role", help="All live agents of a role.")] = None,
+    sets: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A value to change; repeat it.",
+            autocompletion=completion.hyperparameters,
+        ),
+    ],
+    agent: Agents = None,
+    role: Role = None,
     reason: Why = "",
     update_id: Annotated[str | None, typer.Option("--id", help="Its id; made up unless given.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it, by VALIDATION_STRICTNESS here.")] = False,
@@ -83,7 +102,7 @@ def parse_value(text: str) -> tuple[str, Value]:
 
 
 def approve(
-    update_id: UpdateId,
+    update_id: Pending,
     *,
     reason: Why = "",
     hold: Annotated[bool, typer.Option("--hold", help="Do not release it yet; `tars apply` does.")] = False,
@@ -97,14 +116,14 @@ def approve(
     _done(update_id, "approved, on hold" if hold else "approved and released", event, as_json=as_json)
 
 
-def reject(update_id: UpdateId, *, reason: Why = "", as_json: AsJson = False) -> None:
+def reject(update_id: Unreleased, *, reason: Why = "", as_json: AsJson = False) -> None:
     """Turn an update down before it is released."""
     with tars.connect() as bus:
         bus.reject(update_id, reason)
     _done(update_id, "rejected", None, as_json=as_json)
 
 
-def apply(update_id: UpdateId, *, wait: Wait = False, as_json: AsJson = False) -> None:
+def apply(update_id: Held, *, wait: Wait = False, as_json: AsJson = False) -> None:
     """Release an update that was approved on hold."""
     with tars.connect() as bus:
         bus.apply(update_id)
@@ -113,7 +132,7 @@ def apply(update_id: UpdateId, *, wait: Wait = False, as_json: AsJson = False) -
 
 
 def rollback(
-    update_id: UpdateId,
+    update_id: Released,
     *,
     reason: Why = "",
     what: Annotated[
@@ -160,7 +179,11 @@ def _done(update_id: str, what: str, event: Event | None, *, as_json: bool) -> N
 
 
 def history(
-    key: Annotated[str, typer.Argument(metavar="ID", help="An update, or an agent.")], *, as_json: AsJson = False
+    key: Annotated[
+        str, typer.Argument(metavar="ID", help="An update, or an agent.", autocompletion=completion.updates_and_agents)
+    ],
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Show every event of an update, or the episodes of an agent."""
     with tars.connect() as bus:

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from ledgers import held, ledger, stored
+from ledgers import START, held, ledger, stored
 
-from tars.consumers.boards import BOARDS
+from tars.consumers.boards import BOARDS, Stored
 from tars.runtime import view_changes as keys
 from tars.runtime.servers import Server
 from tars.runtime.view_changes import Changes, Pushes
@@ -91,6 +91,32 @@ async def test_lists_keep_the_newest_up_to_their_cap(form: tuple[Views, Write]) 
     assert episodes == list(range(CAP + 4, 4, -1))
     assert [point.episode for point in views.history("a1", 2, 3)] == episodes[2:5]
     assert views.stats().history == CAP
+
+
+async def test_how_full_the_longest_history_is_is_told(form: tuple[Views, Write]) -> None:
+    views, write = form
+    changes = Changes()
+    for number in range(CAP // 3):
+        changes.push(keys.agent_history("a1"), number + 1, _point(number))
+    changes.index(keys.AGENTS, "a1", 0)
+    changes.index(keys.AGENTS, "a2", 0)
+    changes.put(keys.METRICS, {"history_cap": str(CAP), "redis_bytes": "2048"})
+    await write("REPORTS", 0, CAP, changes)
+    assert views.stats().utilisation == pytest.approx(1 / 3)
+    assert views.stats().redis_bytes == 2048
+
+
+async def test_a_dead_letter_says_whether_it_can_be_sent_again(form: tuple[Views, Write]) -> None:
+    views, write = form
+    board = BOARDS["DEAD"](TTL)
+    for number, subject in enumerate(("tars.command.update.approve.v9.u1", "tars.event.agent.lost.v1.a1"), 1):
+        headers = {"Tars-Dead-Subject": subject, "Tars-Dead-Id": f"c{number}", "Tars-Dead-Reason": "newer-version"}
+        board.fold(Stored(number, START, "tars.dead.COMMANDS.update-command", b"x" * 5000, headers))
+    await write("DEAD", 0, 2, board.changes())
+    event, command = views.dead()
+    assert (command.id, command.sequence, command.not_again, len(command.body)) == ("c1", 1, None, 4000)
+    assert event.not_again is not None
+    assert "is no command that people send" in event.not_again
 
 
 async def test_what_another_worker_wrote_is_not_pushed_again(form: tuple[Views, Write]) -> None:

@@ -14,7 +14,7 @@ from tars.dashboard import charts
 from tars.dashboard.differences import differences
 from tars.schemas.evidence import KeyWorth, PairedScore
 from tars.schemas.study import FrontPoint
-from tars.schemas.views import AgentPoint, TrialRow, UpdateRow
+from tars.schemas.views import AgentPoint, ConflictRow, EquilibriumRow, Judged, TrialRow, UpdateRow
 
 POINTS = [
     AgentPoint(at=NOON + timedelta(seconds=n), episode=n, score=n / 10, version=version)
@@ -24,10 +24,21 @@ UPDATE = UpdateRow(
     update_id="u-1", stage="pending", proposed_at=NOON, proposed_by="ada", changed_at=NOON, agents=(AGENT,),
     values=CHANGE,
 )  # fmt: skip
+JUDGED = UPDATE.model_copy(
+    update={
+        "judgements": (
+            Judged(
+                stage="canary", attempt=1, verdict="CONFIRM", then="go on", reason="kept", effect=0.02,
+                effect_low=-0.01, effect_high=0.05, slot=60, reloaded=(AGENT,), compared=(), smallest_harm=0.1,
+                stopped_early=False,
+            ),
+        )
+    }
+)  # fmt: skip
 TRIALS = [
     TrialRow(
-        study_id="s", number=n, phase="search", stage="completed", hyperparameters=RUNNING, seed=n, train_episodes=1,
-        score=score, conflict=score / 4, latency=score / 8,
+        study_id="s", number=n, phase="search", stage="completed", seed=n, train_episodes=1,
+        hyperparameters={**RUNNING, "gamma": 0.99 - n / 100}, score=score, conflict=score / 4, latency=score / 8,
     )
     for n, score in enumerate((0.2, 0.1, 0.6))
 ]  # fmt: skip
@@ -36,6 +47,14 @@ WORTH = [
     KeyWorth(key=key, before=0.99, after=0.95, gain=gain, gain_low=gain - 0.1, gain_high=gain + 0.1, seeds=8, kept=kept)
     for key, gain, kept in (("gamma", 0.25, True), ("tau", -0.01, False))
 ]
+CONFLICTS = [
+    ConflictRow(at=NOON + timedelta(seconds=n), game_id="w", episode=n, conflicts={"veto": n / 9}, latency=0.1)
+    for n in (1, 0)
+]
+EQUILIBRIA = [
+    EquilibriumRow(at=NOON + timedelta(seconds=n), game_id="w", episode=n, nash_conv=0.3, gains={"policy": n, "a": 0})
+    for n in (1, 0)
+]
 PICTURES = {
     "spark": (charts.SPARK, charts.score_frame(POINTS)),
     "score": (charts.SCORE, charts.score_frame(POINTS)),
@@ -43,10 +62,15 @@ PICTURES = {
     "paired": (charts.PAIRED, charts.paired_frame(EVIDENCE)),
     "gain": (charts.GAIN, charts.gain_frame(EVIDENCE)),
     "timeline": (charts.TIMELINE, charts.timeline_frame([UPDATE])),
+    "effects": (charts.EFFECTS, charts.effects_frame([JUDGED])),
     "trials": (charts.TRIALS, charts.trials_frame(TRIALS)),
+    "parallel": (charts.PARALLEL, charts.parallel_frame(TRIALS, ("gamma", "learning_rate"), "dqn")),
     "importances": (charts.IMPORTANCES, charts.importances_frame({"gamma": 0.25, "tau": 0.75})),
     "front": (charts.FRONT, charts.front_frame(FRONT, TRIALS)),
     "worth": (charts.WORTH, charts.worth_frame(WORTH)),
+    "conflicts": (charts.CONFLICTS, charts.conflicts_frame(CONFLICTS)),
+    "nash": (charts.NASH, charts.nash_frame(EQUILIBRIA)),
+    "gains": (charts.GAINS, charts.gains_frame(EQUILIBRIA)),
 }
 
 
@@ -119,3 +143,18 @@ def test_worth_is_in_percentage_points_and_says_what_was_dropped() -> None:
 def test_times_keep_their_zone() -> None:
     at = charts.score_frame(POINTS)["at"].iloc[0]
     assert pd.Timestamp(at) == pd.Timestamp(datetime(2026, 11, 24, 12, tzinfo=UTC))
+
+
+def test_each_role_has_its_own_gain_oldest_first() -> None:
+    frame = charts.gains_frame(EQUILIBRIA)
+    assert frame[["episode", "name", "value"]].to_numpy().tolist() == [
+        [0, "a", 0.0], [0, "policy", 0.0], [1, "a", 0.0], [1, "policy", 1.0],
+    ]  # fmt: skip
+
+
+def test_a_trial_runs_through_its_values_between_the_lowest_and_the_highest_tried() -> None:
+    frame = charts.parallel_frame(TRIALS, ("gamma", "learning_rate"), "dqn")
+    assert set(frame["name"]) == {"gamma"}  # the other was never varied
+    places = dict(zip(frame["trial"], frame["place"], strict=True))
+    assert (places[0], places[2]) == (1.0, 0.0)
+    assert 0.0 < places[1] < 1.0

@@ -10,6 +10,7 @@ import pytest
 from tars.dashboard import desk as module
 from tars.dashboard.desk import Desk
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
+from tars.schemas.message import Command
 
 
 @dataclass
@@ -19,19 +20,17 @@ class Worker:
     answer: Callable[[], None] = lambda: None
     heard: list[tuple[str, str, str, str | None]] = field(default_factory=list)
 
-    def _take(self, verb: str, update_id: str, reason: str, command_id: str | None) -> Outcome:
-        self.heard.append((verb, update_id, reason, command_id))
+    def send(self, command: Command, *, command_id: str | None = None) -> Outcome:
+        verb, _ = command.kind.removeprefix("update.").rsplit(".", 1)
+        return self._take(verb, command.key, getattr(command, "reason", ""), command_id)
+
+    def replay(self, sequence: int, *, command_id: str | None = None) -> Outcome:
+        return self._take("replay", str(sequence), "", command_id)
+
+    def _take(self, verb: str, about: str, reason: str, command_id: str | None) -> Outcome:
+        self.heard.append((verb, about, reason, command_id))
         self.answer()
         return Outcome(command_id or "")
-
-    def approve(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        return self._take("approve", update_id, reason, command_id)
-
-    def reject(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        return self._take("reject", update_id, reason, command_id)
-
-    def roll_back(self, update_id: str, reason: str = "", *, command_id: str | None = None) -> Outcome:
-        return self._take("roll back", update_id, reason, command_id)
 
     def fails_with(self, error: Exception) -> None:
         def answer() -> None:
@@ -99,8 +98,30 @@ def test_what_was_refused_or_not_sent_may_be_tried_again_under_a_new_id(desk: De
     assert len({command[3] for command in worker.heard}) == 2
 
 
-def test_a_mistake_of_ours_is_not_taken_for_an_answer(desk: Desk, worker: Worker) -> None:
-    worker.fails_with(ZeroDivisionError())
+def test_a_mistake_of_ours_is_not_taken_for_an_answer(
+    desk: Desk, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.fails_with(ZeroDivisionError("ours"))
     desk.approve("u-1", "")
-    with pytest.raises(ZeroDivisionError):
-        _ = desk.news()[0].text
+    assert "the page failed (ZeroDivisionError)" in desk.news()[0].text
+    assert "ZeroDivisionError: ours" in caplog.text
+    worker.answer = lambda: None
+    desk.approve("u-1", "")
+    first, second = worker.heard
+    assert first[3] == second[3]
+
+
+def test_what_fits_into_no_message_is_refused_with_every_reason(desk: Desk, worker: Worker) -> None:
+    desk.start_study("s-1", role="policy", algorithm="dqn", trials=1)
+    desk.propose("u-1", agents=(), values={})
+    assert "s-1: start was refused: Value error, name exactly one of role" in desk.news()[1].text
+    assert "agents: Tuple should have at least 1 item" in desk.news()[0].text
+    assert "values: Dictionary should have at least 1 item" in desk.news()[0].text
+    assert worker.heard == []
+
+
+def test_a_dead_letter_is_sent_again_once(desk: Desk, worker: Worker) -> None:
+    desk.replay(12)
+    desk.replay(12)
+    assert desk.news()[0].text == "dead letter 12 is carried out."
+    assert [command[:2] for command in worker.heard] == [("replay", "12")]

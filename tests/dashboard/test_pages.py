@@ -1,19 +1,17 @@
 """The page on real servers, a real sync worker and real consumers: what a person sees, clicks and is told."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ledgers import SNAPSHOT
-from stage import Stage, forget_process, show, start_agent, texts, until, workers
+from stage import Stage, show, texts, until
 from streamlit.testing.v1 import AppTest
 
-from examples import AGENT, CHANGE, EVIDENCE, GRACE, LATER, READ_BACK, RUNNING
+from examples import AGENT, CHANGE, EVIDENCE, EXAMPLES, GRACE, LATER, READ_BACK, RUNNING
 from played_studies import Score, better_by, play, started
 from tars.dashboard.app import PAGES
-from tars.producers.client import connect
-from tars.runtime.servers import start_nats, start_valkey
-from tars.runtime.settings import Settings
+from tars.dashboard.pages import agents
+from tars.schemas.agent import AgentStarted
 from tars.schemas.evidence import KeyWorth
 from tars.schemas.hyperparameters import DQN
 from tars.schemas.study import StudyFinished, StudyStarted
@@ -24,26 +22,7 @@ START = Path(__file__).parents[2] / "dashboard" / "entry" / "start.py"
 MODULES = sorted(path.stem for path in (START.parents[1] / "pages").glob("[!_]*.py"))
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Servers, workers, an agent; and the page's environment, in which `grace` decides what `ada` proposes."""
-    folder = tmp_path_factory.mktemp("stage")
-    found = Stage(folder, start_nats(folder / "nats"), start_valkey(folder / "valkey"))
-    settings = Settings(
-        nats_url=found.nats.url, redis_url=found.valkey.url, ack_wait_seconds=2, rate_limit_per_minute=0
-    )
-    try:
-        with pytest.MonkeyPatch.context() as environment, workers(settings), connect(found.nats.url, user="ada") as ada:
-            for name, value in (("NATS_URL", settings.nats_url), ("REDIS_URL", settings.redis_url)):
-                environment.setenv(name, str(value))
-            environment.setenv("TARS_USER", "grace")
-            found.client = ada
-            start_agent(found)
-            yield found
-            forget_process()
-    finally:
-        found.valkey.stop()
-        found.nats.stop()
+ROLLED_BACK = "to be rolled back (the values), with the updates that came after it: it was a mistake"
 
 
 def click(page: AppTest, button: str) -> AppTest:
@@ -79,12 +58,44 @@ def test_a_click_on_an_agent_opens_its_history(stage: Stage) -> None:
     assert dict(zip(*page.dataframe[0].value[["key", "value"]].T.to_numpy(), strict=True))["gamma"] == "0.99"
 
 
+def test_older_episodes_are_a_page_further(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "HISTORY_EPISODES", 20)
+    page = show("agents", id=AGENT)
+    assert "Episodes 10 to 29." in texts(page)
+    page = click(page, "history-older")
+    assert "Episodes 0 to 9." in texts(page)
+    assert page.button(key="history-older").disabled
+    assert "Episodes 10 to 29." in texts(click(page, "history-newer"))
+    assert "Episodes 10 to 29." in texts(show("agents", id=AGENT, sheet="no number"))
+    assert "No older episode is kept." in texts(show("agents", id=AGENT, sheet="99"))
+
+
+def test_an_agent_that_runs_other_values_than_it_was_sent_is_shown_as_drifted(stage: Stage) -> None:
+    stage.publish(
+        AgentStarted(
+            agent_id="foreign", run_id="r-2", role="", algorithm="dqn", world=None, values=RUNNING, heard_version=7,
+            applied_version=0,
+        )
+    )  # fmt: skip
+    until(lambda: "open-foreign" in [button.key for button in show("agents").button])
+    assert ":orange-badge[drifted]" in texts(show("agents"))
+    assert "It has heard version 7 and runs the values of its code" in texts(show("agents", id="foreign"))
+    assert ":orange-badge[drifted]" not in texts(show("agents", id=AGENT))
+
+
 def test_a_pending_update_is_shown_with_its_difference_and_its_evidence(stage: Stage) -> None:
     stage.propose("u-shown", CHANGE, EVIDENCE)
     page = show("approvals")
     rows = page.dataframe[0].value[["key", "runs", "proposed", "change"]].to_numpy().tolist()
     assert rows == [["learning_rate", "0.0001", "0.0012", "×12"], ["gamma", "0.99", "0.95", "1-x ×5"]]  # noqa: RUF001
     assert "u-shown" in texts(page)
+    assert "The smallest harm that its watch can find is known once its agents have reported 15 episodes." in texts(
+        page
+    )
+    assert "u-shown" in texts(show("approvals", id="u-shown"))
+    assert "u-other does not wait for approval: *Changes* shows what became of it." in texts(
+        show("approvals", id="u-other")
+    )
     assert f"**1 agent** · {AGENT}" in texts(page)
     assert ":green-badge[better] on 2 held-out seeds" in texts(page)
     shown = {metric.label: metric.value for metric in page.metric}
@@ -143,10 +154,52 @@ def test_one_change_is_audited_with_its_read_backs_and_can_be_rolled_back(stage:
     assert history["event"].iloc[0] == "update.proposed.v1"
     assert list(history["who"])[:2] == ["grace", "grace"]
     assert read_backs[["agent", "effective = requested", "weights"]].to_numpy().tolist() == [[AGENT, "equal", "kept"]]
+    assert page.selectbox(key="what-u-done").options == ["the values"]
+    assert "Only the values can go back: no agent took a snapshot before its reload." in texts(page)
     page.text_input(key="reason-u-done").input("it was a mistake")
+    page.checkbox(key="over_later-u-done").check()
     page = click(page, "roll_back-u-done")
     assert "u-done is to be rolled back." in texts(page)
-    until(lambda: "to be rolled back: it was a mistake" in [text for _, _, text in stage.said("u-done")])
+    until(lambda: ROLLED_BACK in [text for _, _, text in stage.said("u-done")])
+
+
+def test_a_change_is_shown_with_its_effect_and_all_of_it_can_be_taken_back(stage: Stage) -> None:
+    judged = EXAMPLES["update.judged.v1"].model_copy(update={"update_id": "u-judged"})
+    started = EXAMPLES["update.started.v1"].model_copy(update={"update_id": "u-judged", "normalised": True})
+    back = READ_BACK.model_copy(update={"snapshot": SNAPSHOT.model_copy(update={"agent_id": AGENT})})
+    stage.publish(
+        UpdateProposed(
+            update_id="u-judged", by=GRACE, values=CHANGE, base={AGENT: 0}, before={AGENT: RUNNING}, evidence=None,
+            study_id=None, reason="why not", expires_at=LATER, strictness="medium", content="5f" * 32,
+        ),
+        UpdateApproved(update_id="u-judged", by=GRACE, mode="manual", reason="", hold=False),
+        started, UpdateReloaded(update_id="u-judged", read_backs=(back,)), judged,
+        UpdateConfirmed(update_id="u-judged"),
+    )  # fmt: skip
+    until(lambda: len(stage.said("u-judged")) == 6)
+    row = stage.client.update("u-judged")
+    assert row is not None
+    assert row.judgements[0].effect is not None
+    shown = show("changes").dataframe[0].value.set_index("update").loc["u-judged"]
+    assert shown["effect"].startswith(f"{100 * row.judgements[0].effect:+.1f} pp (")
+    assert shown["why"] == "why not"
+    page = show("changes", id="u-judged")
+    assert page.dataframe[0].value["verdict"].tolist() == [row.judgements[0].verdict.replace("_", " ").lower()]
+    what = page.selectbox(key="what-u-judged")
+    assert what.options == ["the values", "values, weights and optimiser"]
+    what.select("all")
+    page = click(page, "roll_back-u-judged")
+    until(
+        lambda: "to be rolled back (values, weights and optimiser)" in [text for _, _, text in stage.said("u-judged")]
+    )
+
+
+def test_what_was_approved_on_hold_is_released_from_the_page(stage: Stage) -> None:
+    stage.propose("u-held", {"gamma": 0.975})
+    stage.client.approve("u-held", hold=True)
+    until(lambda: "approved on hold (single operator)" in [text for _, _, text in stage.said("u-held")])
+    page = click(show("changes", id="u-held"), "apply-u-held")
+    assert "u-held is released." in texts(page)
 
 
 def test_all_changes_are_listed_with_stage_and_reason(stage: Stage) -> None:

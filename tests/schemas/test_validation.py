@@ -9,7 +9,7 @@ from story import AGENTS, NOW, VALUES, agent, evidence
 from tars.schemas.evidence import Verdict
 from tars.schemas.hyperparameters import Value
 from tars.schemas.running import RunningAgent
-from tars.sync_worker.validation import RULES, Proposal, objections
+from tars.schemas.validation import RULES, Proposal, objections
 
 GOOD = Proposal(
     agents=("a", "b"), values={"learning_rate": 1e-3}, base={"a": 0, "b": 0}, evidence=None,

@@ -1,0 +1,43 @@
+"""tars.dead.> -> what was put aside, why, and whether a person may send it again. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from tars.schemas.streams import STREAMS
+from tars.schemas.views import DeadRow
+
+LONGEST_BODY: Final = 4000
+"""Characters of a body that a list shows."""
+
+
+def row(sequence: int, at: datetime, subject: str, body: bytes, headers: Mapping[str, str]) -> DeadRow:
+    """A dead letter for people. `sequence` is its place in the stream DEAD; what its headers lack stays empty."""
+    attempts = headers.get("Tars-Dead-Attempts", "")
+    original = headers.get("Tars-Dead-Subject") or subject
+    return DeadRow(
+        at=at,
+        sequence=sequence,
+        subject=original,
+        reason=headers.get("Tars-Dead-Reason") or "unknown",
+        error=headers.get("Tars-Dead-Error", ""),
+        attempts=int(attempts) if attempts.isdecimal() and attempts.isascii() else 0,
+        id=headers.get("Tars-Dead-Id", ""),
+        body=body.decode(errors="replace"),
+        not_again=cannot_be_sent_again(original),
+    )
+
+
+def listed(letter: DeadRow) -> DeadRow:
+    """The same with no more of its body than a list shows."""
+    return letter.model_copy(update={"body": letter.body[:LONGEST_BODY]})
+
+
+def cannot_be_sent_again(subject: str) -> str | None:
+    """Why a person cannot send again what came on `subject`; None: it is a person's command.
+
+    An event happened or not; trials and configurations are sent once, by the process that counts on them.
+    """
+    if any(subject.startswith(pattern.removesuffix(">")) for pattern in STREAMS["COMMANDS"].subjects):
+        return None
+    return f"{subject} is no command that people send; {' and '.join(STREAMS['COMMANDS'].subjects)} are"
