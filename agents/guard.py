@@ -18,7 +18,7 @@ from tars.schemas.agent import AgentEvent, AgentRefused, AgentReloaded, AgentSta
 from tars.schemas.hyperparameters import Values, all_same, same
 from tars.schemas.message import Signed
 from tars.schemas.running import in_use
-from tars.schemas.trust import Trust, lacking_right
+from tars.schemas.trust import Trust, lacking_right, sender_of
 from tars.schemas.update import ApproveUpdate, Content
 
 THERE_AND_BACK: Final = 2
@@ -81,7 +81,8 @@ class Guard:
         self, approval: Signed, command: ConfigureAgent, content: Content, trust: Trust, now: Standing
     ) -> list[str]:
         """Why the signed bytes are no approval of this content, by somebody who may give it, at this time."""
-        by = verify(approval, trust)
+        key = verify(approval, trust)
+        by = key if isinstance(key, str) else sender_of(approval, key)
         if isinstance(by, str):
             return [f"its approval does not count: {by}"]
         try:

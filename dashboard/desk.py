@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, Self
 
+from tars.dashboard.identity import Visitor, operator
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown, well_formed
-from tars.schemas.message import Command
+from tars.schemas.message import Command, Login
 from tars.schemas.study import StartStudy, StopStudy
 from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, RejectUpdate, RollBackUpdate
 
@@ -29,11 +30,16 @@ SENDS: Final[Mapping[Verb, type[Command]]] = {
     "approve": ApproveUpdate, "reject": RejectUpdate, "roll back": RollBackUpdate, "apply": ApplyUpdate,
     "propose": ProposeUpdate, "start": StartStudy, "stop": StopStudy,
 }  # fmt: skip
-"""What each verb sends; a replay sends whatever died."""
+"""What each verb sends, which says who may; a replay sends whatever died."""
+LEAST: Final[type[Command]] = ProposeUpdate
+"""Who may not even send this need not try a replay; intake judges the command that died."""
 
 
 class Commands(Protocol):
     """What a page may send; `command_id` is what makes a repetition one command."""
+
+    def speaking_for(self, login: Login, token: str) -> Self:
+        """The same, for who logged in."""
 
     def send(self, command: Command, *, command_id: str | None = None) -> Outcome:
         """Send a command and wait until it is decided."""
@@ -102,6 +108,8 @@ class Desk:
     executor: Executor
     open: Callable[[], Commands]
     """Asked at each click, never when a page is drawn: a click runs before the page is drawn again."""
+    visitor: Callable[[], Visitor] = lambda: operator("")
+    """The same; in the click's own thread, which alone knows whose session it is."""
     errands: dict[str, Errand] = field(default_factory=dict)
     """The newest about each thing."""
 
@@ -153,21 +161,33 @@ class Desk:
             return
         known = before is not None and repeated and before.level in {"unknown", "broken"}
         name = before.command_id if before and known else f"c-{secrets.token_hex(8)}"
-        future = self.executor.submit(self._run, send, name)
+        person = self.visitor()
+        why = person.lacks(SENDS.get(verb, LEAST))
+        future = self._refused(why) if why else self.executor.submit(self._run, person, send, name)
         self.errands[about] = Errand(verb, about, name, future, monotonic())
         try:
             future.exception(WAIT_SECONDS)
         except TimeoutError:
             return  # the page says that it waits
 
-    def _run(self, send: Callable[[Commands, str], Outcome], name: str) -> Outcome:
+    @staticmethod
+    def _refused(why: str) -> "Future[Outcome]":
+        future: Future[Outcome] = Future()
+        future.set_exception(CommandRefused(why))
+        return future
+
+    def _run(self, person: Visitor, send: Callable[[Commands, str], Outcome], name: str) -> Outcome:
         try:
-            return send(self.open(), name)
+            return send(person.voice(self.open()), name)
         except (CommandRefused, NotSent, OutcomeUnknown):
             raise
         except Exception:
             log.exception("a command failed in the page", extra={"command_id": name})
             raise
+
+    def may(self, verb: Verb) -> bool:
+        """Whether a button for it is to be offered; asked again when it is clicked."""
+        return self.visitor().lacks(SENDS.get(verb, LEAST)) is None
 
     def settled(self, about: str, *verbs: Verb) -> bool:
         """Whether one of these commands about this waits for its answer, or was carried out."""

@@ -3,6 +3,7 @@
 import logging
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 from tars.producers.client import Client, connect
@@ -18,8 +19,8 @@ AGAIN_SECONDS: Final = 0.5
 class Line:
     """One connection for all sessions of this process; once made it renews itself."""
 
-    def __init__(self, nats_url: str) -> None:
-        self._url = nats_url
+    def __init__(self, nats_url: str, key: Path | None = None) -> None:
+        self._url, self._key = nats_url, key
         self._client: Client | None = None
         self._closing = threading.Event()
         self._stack = ExitStack()
@@ -29,7 +30,7 @@ class Line:
     def _connect(self) -> None:
         while not self._closing.is_set():
             try:
-                self._client = self._stack.enter_context(connect(self._url, role="dashboard"))
+                self._client = self._stack.enter_context(connect(self._url, key=self._key, role="dashboard"))
             except TarsError as error:
                 log.warning("waiting for NATS", extra={"error": str(error)})
                 self._closing.wait(AGAIN_SECONDS)

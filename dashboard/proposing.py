@@ -62,7 +62,7 @@ def _keys(chosen: Sequence[AgentRow], desk: Desk) -> None:
         buttons.form_submit_button("Check", key="propose-check", on_click=_check, args=(tuple(chosen), keys))
         buttons.form_submit_button(
             "Propose", key="propose-send", type="primary", on_click=_send, args=(tuple(chosen), keys, update_id),
-            disabled=desk.settled(update_id, "propose"),
+            disabled=desk.settled(update_id, "propose") or not desk.may("propose"),
         )  # fmt: skip
     _outcome(update_id, desk)
 

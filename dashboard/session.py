@@ -1,23 +1,32 @@
 """What a page's process and its sessions keep between refreshes."""
 
+import atexit
 import gc
 import secrets
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import streamlit as st
 
 from tars.dashboard.desk import Desk
+from tars.dashboard.identity import Visitor, operator, visitor
 from tars.dashboard.line import Line
 from tars.dashboard.reads import Reader, Source
 from tars.producers.async_client import NobodyAnswers
-from tars.producers.commands import NotSent, nats_address
+from tars.producers.commands import NotSent, nats_address, sender
+from tars.runtime.id_tokens import rules_of
 from tars.runtime.settings import Settings, load_settings
+from tars.runtime.signing import page_key, signer_of
 from tars.runtime.view_store import RedisViews
 from tars.schemas.session import SessionReported
 
+SECRETS_PREFIX: Final = "tars-page-"
+"""Begins the name of the folder in which Streamlit finds what it is to know for logging people in."""
 REPORT_SECONDS: Final = 20.0
 """How often an open page says so."""
 
@@ -31,7 +40,20 @@ def settings() -> Settings:
 @st.cache_resource
 def line() -> Line:
     """The process's connection to NATS."""
-    return Line(nats_address(settings()))
+    return Line(nats_address(settings()), page_key(settings()) if settings().oidc_issuer else None)
+
+
+@st.cache_resource
+def operator_name() -> str:
+    """Who acts from a page at which nobody logs in."""
+    signer = signer_of(settings())
+    return signer.name if signer else sender(settings()).principal
+
+
+def before_the_page() -> Visitor:
+    """Who has this session's page open, as of now. Only in the session's own thread."""
+    rules = rules_of(settings())
+    return visitor(st.user, rules, datetime.now(UTC)) if rules else operator(operator_name())
 
 
 @st.cache_resource
@@ -59,10 +81,18 @@ def freeze_heap() -> None:
     gc.freeze()
 
 
+@st.cache_resource
+def leave_no_secrets() -> None:
+    """Have the folder that `serve` made for Streamlit removed when this process ends."""
+    for path in map(Path, st.get_option("secrets.files")):
+        if path.parent.name.startswith(SECRETS_PREFIX):
+            atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+
+
 def desk() -> Desk:
     """The commands of this session."""
     if "desk" not in st.session_state:
-        st.session_state["desk"] = Desk(executor(), partial(line().reached, open_page("approvals")))
+        st.session_state["desk"] = Desk(executor(), partial(line().reached, open_page("approvals")), before_the_page)
     found: Desk = st.session_state["desk"]
     return found
 

@@ -38,7 +38,7 @@ def draw_form(views: Rows, desk: Desk) -> None:
         _search(can_snapshot=target != ALONE)
         st.form_submit_button(
             "Start", key="start-send", type="primary", on_click=_send, args=(target, study_id),
-            disabled=desk.settled(study_id, "start"),
+            disabled=desk.settled(study_id, "start") or not desk.may("start"),
         )  # fmt: skip
     if desk.settled(study_id, "start"):
         st.button("Show it", key="start-show", on_click=_show, args=(study_id,))

@@ -61,6 +61,9 @@ RENDERED: Final[Mapping[str, Values]] = {
         "settings.APPROVAL_MODE": "autonomous_threshold",
         "trust.configMap": "tars-trust",
         "trust.pageKeySecret.name": "tars-page",
+        "trust.loginSecret.name": "tars-login",
+        "settings.OIDC_ISSUER": "https://idp.example.org",
+        "settings.OIDC_CLIENT_ID": "tars",
     },
     "servers of one's own, KEDA": {
         "nats.bundled": "false",

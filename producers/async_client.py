@@ -32,10 +32,10 @@ from tars.runtime.bus import Bus, TooLarge, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
 from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings, load_settings
-from tars.runtime.signing import signer_of
+from tars.runtime.signing import Gateway, Signer, signer_of
 from tars.runtime.telemetry import sending
 from tars.schemas.errors import TarsError, Transient
-from tars.schemas.message import Answer, By, Command, Event, Report
+from tars.schemas.message import Answer, By, Command, Event, Login, Report
 from tars.schemas.queries import Ask, Reply, query_subject, rows_of
 from tars.schemas.streams import history_subject
 from tars.schemas.update import ApproveUpdate, UpdateProposed
@@ -71,6 +71,7 @@ class AsyncClient:
     def __init__(self, bus: Bus, by: By, role: Role = "person") -> None:
         self.bus, self.by = bus, by
         self.journal = Journal(bus)
+        self.role = role
         self.name = f"{role}.{fresh_id('client')}"
         """Where answers to its commands go, below `tars.reply.`: what its role may hear."""
         self._one_at_a_time: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody sends
@@ -100,6 +101,16 @@ class AsyncClient:
             yield cls(bus, by, role)
         finally:
             await bus.close()
+
+    def speaking_for(self, login: Login, token: str) -> "AsyncClient":
+        """Return the same connection, with this page's key speaking for who logged in; raises NotSent without a key."""
+        if not isinstance(self.bus.signer, Signer):
+            raise NotSent("nothing is sent for who logged in: this page has no key to sign with")
+        bus = Bus(self.bus.client, self.bus.source)
+        bus.signer = Gateway(self.bus.signer, login, token)
+        other = AsyncClient(bus, By(principal=login.principal), self.role)
+        other._one_at_a_time = self._one_at_a_time
+        return other
 
     @staticmethod
     def settings() -> Settings:

@@ -16,7 +16,7 @@ from tars.runtime.journal import History
 from tars.schemas.errors import TarsError
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import AlgorithmName, Value
-from tars.schemas.message import Command, Event, Id, Report
+from tars.schemas.message import Command, Event, Id, Login, Report
 from tars.schemas.queries import Ask
 from tars.schemas.study import StartStudy, StopStudy, StudyFailed, StudyFinished, StudyStopped
 from tars.schemas.update import (
@@ -83,6 +83,10 @@ class Client:
 
     def __init__(self, portal: BlockingPortal, client: AsyncClient) -> None:
         self._portal, self._client = portal, client
+
+    def speaking_for(self, login: Login, token: str) -> "Client":
+        """Return the same for a page that speaks for who logged in there, as this id token proves."""
+        return Client(self._portal, self._client.speaking_for(login, token))
 
     def send(self, command: Command, *, command_id: str | None = None) -> Outcome:
         """Send any command and wait until it is decided."""

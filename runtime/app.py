@@ -20,11 +20,13 @@ from tars.runtime.access import Access, access_of
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Delivery
+from tars.runtime.id_tokens import IdTokens, rules_of
 from tars.runtime.journal import Journal
 from tars.runtime.provision import check_provisioned
 from tars.runtime.refusals import Refusals
 from tars.runtime.settings import Settings
 from tars.runtime.signing import TrustFile
+from tars.runtime.vouching import Vouching
 from tars.schemas.errors import TarsError
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,9 @@ class Worker:
 
     def _context(self) -> dict[str, Any]:
         own = {"settings": self.settings, "bus": self.bus, "journal": Journal(self.bus)}
-        own["trust"] = TrustFile(self.settings.trust)
+        own["trust"] = trust = TrustFile(self.settings.trust)
+        rules = rules_of(self.settings)
+        own["vouching"] = Vouching(trust, IdTokens(rules) if rules else None)
         return own | {"ack_wait": self.settings.ack_wait_seconds} | dict(self.context)
 
     def _broker(self) -> NatsBroker:

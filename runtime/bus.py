@@ -19,7 +19,7 @@ from nats.js.errors import APIError, NotFoundError
 from tars.runtime import metrics
 from tars.runtime.access import Access
 from tars.runtime.refusals import PromptClient, Refusals
-from tars.runtime.signing import Signer
+from tars.runtime.signing import Signs
 from tars.runtime.telemetry import trace_headers
 from tars.schemas.errors import Conflict, TarsError, Transient
 from tars.schemas.message import Answer, By, Command, Envelope, Message
@@ -67,7 +67,7 @@ class Bus:
         self.client = client
         self.refusals = client.refusals
         self.source = source
-        self.signer: Signer | None = None
+        self.signer: Signs | None = None
         """Signs every command that is published here."""
         self.jetstream: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT)
 

@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from tars.runtime import metrics
 from tars.runtime.bus import Bus, envelope_of
-from tars.runtime.signing import vouched
+from tars.runtime.signing import TOKEN_HEADER
 from tars.runtime.telemetry import mark_span, span
+from tars.runtime.vouching import Vouching
 from tars.schemas.errors import Conflict, Malformed, Poison, Refused, Transient
 from tars.schemas.message import Answer, Command, Envelope, Event, Message
 from tars.schemas.streams import decode
@@ -109,8 +110,9 @@ class Unreadable:
 async def put_aside(bus: Bus, letter: Unreadable, reason: str, error: BaseException) -> None:
     """Store `letter` in DEAD with the reason: its original bytes, and one copy however often this is tried."""
     told = f"{type(error).__name__}: {error}".encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
-    # No control header of the original may act again.
-    headers = {key: str(value) for key, value in letter.headers.items() if not key.startswith("Nats-")}
+    # No control header of the original may act again, and who logged in is kept, but not what proves it.
+    kept = {key: value for key, value in letter.headers.items() if key.lower() != TOKEN_HEADER.lower()}
+    headers = {key: str(value) for key, value in kept.items() if not key.startswith("Nats-")}
     headers |= {
         "Nats-Msg-Id": f"dead:{letter.stream}:{letter.reader}:{letter.sequence}",
         "Tars-Dead-Reason": reason,
@@ -150,8 +152,8 @@ def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
 class Delivery(BaseMiddleware[Any, Msg]):
     """FastStream's outermost middleware: one delivery of one message, from its arrival to its acknowledgement.
 
-    Reads `bus`, `ack_wait` (seconds) and `trust` (a TrustFile) from the broker's context; gives handlers `envelope`. A
-    handler returns the events it appended; the sender gets them as its answer.
+    Reads `bus`, `ack_wait` (seconds) and `vouching` (a Vouching) from the broker's context; gives handlers `envelope`.
+    A handler returns the events it appended; the sender gets them as its answer.
     """
 
     async def on_receive(self) -> None:
@@ -175,7 +177,7 @@ class Delivery(BaseMiddleware[Any, Msg]):
         if self.msg.metadata.num_delivered > DELIVERIES:
             raise Poison("no process that handled it lived to say what became of it")
         command = await msg.decode()
-        envelope = self._envelope(command)
+        envelope = await self._envelope(command)
         with self.context.scope("envelope", envelope):
             try:
                 self._answer = (envelope, await _until_no_conflict(call_next, msg) or ())
@@ -202,12 +204,13 @@ class Delivery(BaseMiddleware[Any, Msg]):
                 self._span.__exit__(None, None, None)
         return exc_val is None or isinstance(exc_val, Exception)  # an error ends here; a cancellation goes on
 
-    def _envelope(self, message: object) -> Envelope:
+    async def _envelope(self, message: object) -> Envelope:
         """What is known of it; of a command, also whether its sender may send it."""
         if not isinstance(message, Command):
             return envelope_of(self.msg)
-        found, trusted = envelope_of(self.msg, deadline=message.deadline), self.context.get("trust")
-        return vouched(found, message, self.msg.headers or {}, self.msg.data, trusted) if trusted else found
+        found = envelope_of(self.msg, deadline=message.deadline)
+        vouching: Vouching | None = self.context.get("vouching")
+        return await vouching.of(found, message, self.msg.headers or {}, self.msg.data) if vouching else found
 
     async def _end(self, error: BaseException | None) -> None:
         bus: Bus = self.context.get("bus")

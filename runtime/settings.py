@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tars.schemas.bounds import Strictness
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     trainers: str = Field("", pattern=r"^\s*([A-Za-z_][\w.]*:[A-Za-z_]\w*\s*(,\s*|$))*$")
     """Functions, as module:function with commas between, that a trial may name as its trainer; they run in it."""
     four_eyes: Literal["auto", "on", "off"] = "auto"
-    """On: who proposes may not approve. Auto: on when signatures tell two approvers apart."""
+    """On: who proposes may not approve. Auto: on when signatures or logins tell two approvers apart."""
     rate_limit_per_minute: int = Field(30, ge=0, le=100_000)
     """Commands per sender; 0: none."""
     use_mlflow: bool = False
@@ -81,6 +81,38 @@ class Settings(BaseSettings):
     tars_trust: Path | None = None
     """Who may do what; unset: trust.toml in TARS_DATA, where there is one."""
 
+    oidc_issuer: str | None = Field(
+        None, pattern=r"^(https://[^\s?#]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/[^\s?#]*)?)$"
+    )
+    """Identity provider of those who log in at the page, as its id tokens name it; unset: nobody logs in."""
+    oidc_client_id: str | None = Field(None, validate_default=True)
+    """The page's name there: the audience of its id tokens."""
+    oidc_client_secret_file: Path | None = None
+    """File with what the page proves itself by there."""
+    oidc_cookie_secret_file: Path | None = None
+    """File with what signs the cookies of those who are logged in; unset: drawn at each start of the page."""
+    oidc_redirect_uri: str | None = Field(None, pattern=r"^https?://\S+/oauth2callback$")
+    """Where the identity provider sends people back; unset: http://127.0.0.1:<port>/oauth2callback."""
+    oidc_scope: str = Field("openid profile email", pattern=r"^openid( \S+)*$")
+    """What the page asks the identity provider for; some give groups only with a scope for them."""
+    oidc_groups_claim: str = Field("groups", min_length=1)
+    """Claim of the id token that lists a person's groups; dots lead into it, as in realm_access.roles."""
+    oidc_viewers: str = "tars-viewers"
+    """Groups whose members may look, with commas between."""
+    oidc_proposers: str = "tars-proposers"
+    """Groups whose members may also propose."""
+    oidc_approvers: str = "tars-approvers"
+    """Groups whose members may also approve."""
+    dashboard_without_login: bool = False
+    """True: the page may listen beyond loopback though nobody logs in, because something before it asks who it is."""
+
+    @field_validator("oidc_client_id")
+    @classmethod
+    def _issuer_needs_client(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("oidc_issuer") and not value:
+            raise ValueError("OIDC_ISSUER needs it: the page's name at the identity provider")
+        return value
+
     @field_validator(
         "nats_url",
         "redis_url",
@@ -90,6 +122,11 @@ class Settings(BaseSettings):
         "tars_trust",
         "nats_nkey_file",
         "nats_ca_file",
+        "oidc_issuer",
+        "oidc_client_id",
+        "oidc_client_secret_file",
+        "oidc_cookie_secret_file",
+        "oidc_redirect_uri",
         mode="before",
     )
     @classmethod

@@ -14,11 +14,10 @@ import json
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -26,15 +25,21 @@ from pydantic import ValidationError
 
 from tars.runtime.settings import Settings
 from tars.schemas.errors import TarsError
-from tars.schemas.message import By, Command, Envelope, Principal, Signed
-from tars.schemas.trust import Role, Trust, TrustedKey, key_id, lacking_right
+from tars.schemas.message import Login, Principal, Role, Signed
+from tars.schemas.trust import Trust, TrustedKey, key_id
 
 KEY_HEADER: Final = "Tars-Key"
 SIGNATURE_HEADER: Final = "Tars-Signature"
+LOGIN_HEADER: Final = "Tars-On-Behalf"
+"""Of a gateway's command: whom it speaks for."""
+TOKEN_HEADER: Final = "Tars-Id-Token"  # noqa: S105 - a header's name
+"""Of a gateway's command: what proves that. Read by who decides; kept nowhere."""
 TRUST: Final = "trust.toml"
 """Name of the trust file in a data folder."""
 OPERATOR: Final = "operator"
 """Name of the key file of whoever runs `tars up`."""
+PAGE: Final = "page"
+"""Name of the key file of a page at which people log in."""
 OPERATOR_ROLES: Final[tuple[Role, ...]] = ("viewer", "proposer", "approver")
 HOW: Final = "set TARS_DATA to the folder of `tars up`, or TARS_KEY to a key file (`tars keys new`)"
 
@@ -59,15 +64,38 @@ class Signer:
         """The public key's 32 bytes."""
         return self.private.public_key().public_bytes_raw()
 
-    def sign(self, command_id: str, subject: str, body: bytes) -> dict[str, str]:
+    def sign(self, command_id: str, subject: str, body: bytes, on_behalf: str | None = None) -> dict[str, str]:
         """Return the headers that vouch for a command."""
-        signed = Signed(key=key_id(self.public), id=command_id, subject=subject, body=body.decode(), signature="")
+        key, text = key_id(self.public), body.decode()
+        signed = Signed(key=key, id=command_id, subject=subject, body=text, signature="", on_behalf=on_behalf)
         signature = base64.b64encode(self.private.sign(signed.covered)).decode()
         return {KEY_HEADER: signed.key, SIGNATURE_HEADER: signature}
 
     def trusted(self, roles: frozenset[Role]) -> TrustedKey:
         """Return the line of a trust file for this key."""
         return TrustedKey(name=self.name, key=base64.b64encode(self.public).decode(), roles=roles)
+
+
+class Signs(Protocol):
+    """Vouches for commands: a Signer, or a Gateway."""
+
+    def sign(self, command_id: str, subject: str, body: bytes) -> dict[str, str]:
+        """Return the headers that vouch for a command."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A page's key, and whoever it speaks for."""
+
+    signer: Signer
+    login: Login
+    token: str
+    """The id token that says so."""
+
+    def sign(self, command_id: str, subject: str, body: bytes) -> dict[str, str]:
+        """Return the headers that vouch for a command of who logged in."""
+        said = self.login.canonical().decode()
+        return self.signer.sign(command_id, subject, body, said) | {LOGIN_HEADER: said, TOKEN_HEADER: self.token}
 
 
 def new_signer(name: str) -> Signer:
@@ -158,14 +186,14 @@ class TrustFile:
 
 
 def four_eyes(settings: Settings, file: TrustFile) -> bool:
-    """Whether who proposed may not approve; auto: once signatures tell two approvers apart."""
-    if settings.four_eyes != "auto":
-        return settings.four_eyes == "on"
+    """Whether who proposed may not approve; auto: once signatures or logins tell two approvers apart."""
+    if settings.four_eyes != "auto" or settings.oidc_issuer is not None:
+        return settings.four_eyes != "off"
     try:
         trust = file.current()
     except BadTrust:
         return True
-    return trust is not None and len(trust.approvers) > 1
+    return trust is not None and (len(trust.approvers) > 1 or trust.has_gateway)
 
 
 def verify(signed: Signed, trust: Trust) -> TrustedKey | str:
@@ -180,35 +208,6 @@ def verify(signed: Signed, trust: Trust) -> TrustedKey | str:
     return by
 
 
-def vouched(envelope: Envelope, command: Command, headers: Mapping[str, Any], body: bytes, file: TrustFile) -> Envelope:
-    """The envelope of a command with who sent it proven, or why that bars it; as it was where nobody is trusted."""
-    try:
-        trust = file.current()
-    except BadTrust as error:
-        return envelope.model_copy(update={"barred": str(error)})
-    if trust is None:
-        return envelope
-    found = _proven(envelope, headers, body, trust)
-    if isinstance(found, str):
-        return envelope.model_copy(update={"barred": found})
-    signed, by = found
-    barred = lacking_right(command, by)
-    if command.deadline is None:
-        barred = "it was signed without a deadline: whoever has a copy could send it at any time"
-    return envelope.model_copy(update={"by": By(principal=by.name, signed=True), "signed": signed, "barred": barred})
-
-
-def _proven(
-    envelope: Envelope, headers: Mapping[str, Any], body: bytes, trust: Trust
-) -> tuple[Signed, TrustedKey] | str:
-    key, signature = (str(headers.get(name, "")) for name in (KEY_HEADER, SIGNATURE_HEADER))
-    if not key or not signature:
-        return f"it is not signed: {HOW}"
-    signed = Signed(key=key, id=envelope.id, subject=envelope.subject, body=body.decode(), signature=signature)
-    by = verify(signed, trust)
-    return by if isinstance(by, str) else (signed, by)
-
-
 def ensure_operator(folder: Path, name: str) -> None:
     """Make and trust the key of whoever runs `tars up` in a data folder; a trust file that is there stays as it is."""
     key = key_path(folder, OPERATOR)
@@ -217,6 +216,21 @@ def ensure_operator(folder: Path, name: str) -> None:
     if not key.exists():
         write_key(key, new_signer(name))
     add_trust(folder / TRUST, read_key(key).trusted(frozenset(OPERATOR_ROLES)))
+
+
+def ensure_page(folder: Path) -> None:
+    """Make and trust the key of a page at which people log in, where a data folder has none."""
+    key = key_path(folder, PAGE)
+    if not key.exists():
+        write_key(key, new_signer(PAGE))
+    line = read_key(key).trusted(frozenset({"gateway"}))
+    if read_trust(folder / TRUST).of(line.id) is None:
+        add_trust(folder / TRUST, line)
+
+
+def page_key(settings: Settings) -> Path:
+    """Where the key is that the page signs with when people log in there."""
+    return settings.tars_key or key_path(settings.tars_data, PAGE)
 
 
 def signer_of(settings: Settings, user: str | None = None, key: Path | None = None) -> Signer | None:

@@ -20,7 +20,7 @@ from tars.runtime.bus import connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
-from tars.runtime.signing import ensure_operator
+from tars.runtime.signing import ensure_operator, ensure_page
 from tars.runtime.supervisor import Program, Supervisor
 from tars.schemas.errors import TarsError
 
@@ -173,6 +173,8 @@ async def stack(
             raise StackError("NATS_URL names a server of yours, so it is yours to secure: docs/deployment.md says how")
         if settings.tars_trust is None:
             ensure_operator(folder, settings.tars_user or getpass.getuser())
+            if settings.oidc_issuer is not None:
+                ensure_page(folder)
         servers = await asyncio.to_thread(Servers, settings, folder, None if settings.nats_url else keys)
         try:
             async with _workers(settings, folder, servers, sink) as running:

@@ -12,6 +12,9 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Principal = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """Who: a name that a key vouches for, or only claims to be (see `By.signed`)."""
 Reason = Annotated[str, StringConstraints(max_length=1000)]
+Role = Literal["viewer", "proposer", "approver", "worker", "gateway"]
+"""viewer: reads; proposer: starts studies and proposes; approver: lets through; worker: a process of TARS; gateway: a
+page that speaks for those who logged in there."""
 Holder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """The process that holds a lease: `<host>-<pid>-<random>`."""
 
@@ -32,14 +35,40 @@ class Frozen(BaseModel):
         return hashlib.sha256(self.canonical()).hexdigest()
 
 
+class Login(Frozen):
+    """Who logged in at a gateway: what their id token said that counts here, and its hash; never the token."""
+
+    issuer: Annotated[str, StringConstraints(min_length=1)]
+    subject: Annotated[str, StringConstraints(min_length=1)]
+    """The issuer's name for this person, never another's."""
+    name: str = ""
+    """What people call them, as an e-mail address. It may change, and be chosen by them: for the eye alone."""
+    groups: tuple[str, ...]
+    """Those that give a role here."""
+    roles: tuple[Role, ...]
+    issued_at: AwareDatetime
+    expires_at: AwareDatetime
+    token: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """sha256 of the id token."""
+
+    @property
+    def principal(self) -> str:
+        """Who this is to TARS: `<issuer>#<subject>`."""
+        return f"{self.issuer}#{self.subject}"
+
+
 class By(Frozen):
     """Who did something, and whether a signature proves it."""
 
     principal: Principal
     signed: bool = False
+    login: Login | None = None
+    """Of somebody for whom a gateway signed: the id token that proved who they are."""
 
     def __str__(self) -> str:
         """For people: the name, marked when nothing proves it."""
+        if self.login is not None and self.login.name:
+            return f"{self.login.name} ({self.principal})"
         return self.principal if self.signed else f"{self.principal} (unsigned)"
 
 
@@ -102,11 +131,15 @@ class Signed(Frozen):
     """The body's bytes, which are UTF-8."""
     signature: str
     """ed25519, in base64."""
+    on_behalf: str | None = None
+    """Signed by a gateway: the Login it speaks for, as the JSON that it signed too. One line."""
 
     @property
     def covered(self) -> bytes:
         """The bytes that are signed: a line for each of the others, which hold no line's end, before the body."""
-        return f"tars command v1\n{self.id}\n{self.subject}\n{self.body}".encode()
+        if self.on_behalf is None:
+            return f"tars command v1\n{self.id}\n{self.subject}\n{self.body}".encode()
+        return f"tars command of a gateway v1\n{self.id}\n{self.subject}\n{self.on_behalf}\n{self.body}".encode()
 
 
 class Envelope(Frozen):

@@ -4,17 +4,15 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from dataclasses import dataclass
+from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from tars.schemas.message import Command, Frozen, Principal
+from tars.schemas.message import By, Command, Frozen, Login, Principal, Role, Signed
 from tars.schemas.study import StartStudy, StopStudy
 from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, RejectUpdate, RollBackUpdate
 
-Role = Literal["viewer", "proposer", "approver", "worker", "gateway"]
-"""viewer: reads; proposer: starts studies and proposes; approver: lets through; worker: a process of TARS; gateway: a
-page that speaks for those who logged in there."""
 PUBLIC_KEY_BYTES: Final = 32
 
 RIGHTS: Final[Mapping[type[Command], tuple[Role, ...]]] = {
@@ -89,12 +87,48 @@ class Trust(Frozen):
         """Names of those who may approve: two of them are four eyes."""
         return frozenset(one.name for one in self.principal if "approver" in one.roles)
 
+    @property
+    def has_gateway(self) -> bool:
+        """Whether some page may speak for those who logged in."""
+        return any("gateway" in one.roles for one in self.principal)
 
-def lacking_right(command: Command, by: TrustedKey) -> str | None:
-    """Why this principal may not send this command; None: it may."""
-    needed = RIGHTS.get(type(command), ())
-    if "gateway" in by.roles:
-        return f"{by.name} is a gateway: it speaks for those who logged in, and sent nobody's id token"
-    if not by.roles.isdisjoint(needed):
-        return None
-    return f"{by.name} may not: {command.kind} needs the role {' or '.join(needed)}"
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sent a signed command: the owner of its key, or whoever a gateway speaks for."""
+
+    name: Principal
+    roles: frozenset[Role]
+    login: Login | None = None
+
+    @property
+    def by(self) -> By:
+        """The same, for histories."""
+        return By(principal=self.name, signed=True, login=self.login)
+
+
+def sender_of(signed: Signed, key: TrustedKey) -> Sender | str:
+    """Say who sent what this key signed, or why that cannot be said; a gateway's word for who logged in is taken."""
+    gateway = "gateway" in key.roles
+    if signed.on_behalf is None:
+        silent = f"{key.name} is a gateway: it speaks for those who logged in, and sent nobody's id token"
+        return silent if gateway else Sender(key.name, key.roles)
+    if not gateway:
+        return f"{key.name} is no gateway: it may not speak for others"
+    try:
+        login = Login.model_validate_json(signed.on_behalf)
+    except ValidationError:
+        return f"what {key.name} says of whoever logged in cannot be read"
+    return Sender(login.principal, frozenset(login.roles), login)
+
+
+def lacks_right(kind: type[Command], roles: frozenset[Role]) -> str | None:
+    """Say which role commands of this kind need that is none of these; None: one of them will do."""
+    needed = RIGHTS.get(kind, ())
+    return None if not roles.isdisjoint(needed) else " or ".join(needed)
+
+
+def lacking_right(command: Command, by: Sender) -> str | None:
+    """Why this sender may not send this command; None: it may."""
+    needed = lacks_right(type(command), by.roles)
+    return None if needed is None else f"{by.name} may not: {command.kind} needs the role {needed}"

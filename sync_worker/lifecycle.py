@@ -235,7 +235,8 @@ def _approve_by_mode(proposed: UpdateProposed, facts: Facts) -> list[UpdateEvent
 
 
 def _approve(state: Update, proposal: UpdateProposed, command: ApproveUpdate, facts: Facts) -> list[UpdateEvent]:
-    said = state.approval is not None and (state.approval.by, state.held) == (facts.by, command.hold)
+    before = state.approval
+    said = before is not None and (before.by.principal, before.hold) == (facts.by.principal, command.hold)
     if said and state.stage in {Stage.APPROVED, *GOING_OUT}:
         return []  # said twice; saying yes again changes nothing
     if state.stage is not Stage.PENDING:

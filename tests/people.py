@@ -7,20 +7,24 @@ from typing import TypeVar
 from tars.runtime.bus import Bus
 from tars.runtime.signing import (
     KEY_HEADER,
+    LOGIN_HEADER,
     SIGNATURE_HEADER,
+    TOKEN_HEADER,
     Signer,
+    Signs,
     TrustFile,
     add_trust,
     key_path,
     new_signer,
     write_key,
 )
-from tars.schemas.message import Answer, Command, Signed
-from tars.schemas.trust import Role
+from tars.schemas.message import Answer, Command, Role, Signed
 
 ADA, GRACE, MALLORY = (new_signer(name) for name in ("ada", "grace", "mallory"))
 """A proposer; an approver, who may propose too; somebody whom nobody trusts."""
-MAY: dict[str, tuple[Role, ...]] = {"ada": ("proposer",), "grace": ("proposer", "approver")}
+PAGE = new_signer("page")
+"""A page at which people log in."""
+MAY: dict[str, tuple[Role, ...]] = {"ada": ("proposer",), "grace": ("proposer", "approver"), "page": ("gateway",)}
 
 C = TypeVar("C", bound=Command)
 
@@ -38,22 +42,25 @@ def soon(command: C, seconds: float = 60.0) -> C:
     return command.model_copy(update={"deadline": datetime.now(UTC) + timedelta(seconds=seconds)})
 
 
-def signed(signer: Signer, command: Command, command_id: str) -> Signed:
+def signed(signer: Signs, command: Command, command_id: str) -> Signed:
     """A command as this person signs it."""
     body = command.model_dump_json()
     headers = signer.sign(command_id, command.subject, body.encode())
     key, signature = headers[KEY_HEADER], headers[SIGNATURE_HEADER]
-    return Signed(key=key, id=command_id, subject=command.subject, body=body, signature=signature)
+    login = headers.get(LOGIN_HEADER)
+    return Signed(key=key, id=command_id, subject=command.subject, body=body, signature=signature, on_behalf=login)
 
 
-async def deliver(bus: Bus, sent: Signed, *, as_id: str | None = None, body: str | None = None) -> Answer:
+async def deliver(
+    bus: Bus, sent: Signed, *, as_id: str | None = None, body: str | None = None, token: str = ""
+) -> Answer:
     """Send a signed command's bytes as anybody on the bus could: as they are, under another id, or altered."""
     command_id = as_id or sent.id
     reply = f"tars.reply.test.{command_id}"
     replies = await bus.client.subscribe(reply)
-    headers = {
-        "Nats-Msg-Id": command_id, "Tars-Reply": reply, "Tars-By": "grace", KEY_HEADER: sent.key,
-        SIGNATURE_HEADER: sent.signature,
-    }  # fmt: skip
+    headers = {"Nats-Msg-Id": command_id, "Tars-Reply": reply, "Tars-By": "grace"}
+    headers |= {KEY_HEADER: sent.key, SIGNATURE_HEADER: sent.signature}
+    headers |= {LOGIN_HEADER: sent.on_behalf} if sent.on_behalf else {}
+    headers |= {TOKEN_HEADER: token} if token else {}
     await bus.jetstream.publish(sent.subject, (body or sent.body).encode(), stream="COMMANDS", headers=headers)
     return Answer.model_validate_json((await replies.next_msg(timeout=10)).data)

@@ -32,7 +32,8 @@ SINKS = {"mlflow"}
 """Runs only where it is asked for, here as there."""
 BY_THE_CHART = {
     "NATS_URL", "REDIS_URL", "USE_REDIS", "STREAM_REPLICAS", "LISTEN_ADDRESS", "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "HYPERPARAM_SYNC_PORT", "TARS_TRUST", "TARS_KEY", "NATS_NKEY_FILE", "NATS_CA_FILE",
+    "HYPERPARAM_SYNC_PORT", "TARS_TRUST", "TARS_KEY", "DASHBOARD_WITHOUT_LOGIN", "OIDC_CLIENT_SECRET_FILE",
+    "OIDC_COOKIE_SECRET_FILE", "NATS_NKEY_FILE", "NATS_CA_FILE",
 }  # fmt: skip
 """Settings that the chart derives from its values, so that nobody sets them beside these."""
 LOCAL = {"TARS_DATA", "TARS_USER", "USE_MLFLOW", "MLFLOW_TRACKING_URI"}
@@ -191,6 +192,53 @@ def test_a_process_in_the_cluster_gets_what_up_would_give_it() -> None:
         read = Settings.model_validate({name.lower(): value for name, value in given.items()})
         assert (read.approval_mode, read.rate_limit_per_minute) == ("autonomous_all", 100_000)
         assert read.stream_replicas == 3
+
+
+LOGIN = {
+    "settings__OIDC_ISSUER": "https://idp.example.org", "settings__OIDC_CLIENT_ID": "tars", "trust__configMap": "trust",
+    "trust__pageKeySecret__name": "page", "trust__loginSecret__name": "login",
+}  # fmt: skip
+
+
+def page_of(objects: list[dict[str, Any]]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The page's environment, and its pod."""
+    [found] = [
+        found
+        for found in objects
+        if found["kind"] == "Deployment" and found["metadata"]["labels"]["app.kubernetes.io/component"] == "dashboard"
+    ]
+    pod = found["spec"]["template"]["spec"]
+    return {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}, pod
+
+
+@needs_helm
+def test_where_people_log_in_the_page_gets_its_secrets_as_files_and_everybody_the_issuer() -> None:
+    objects = rendered(**LOGIN)
+    given, pod = page_of(objects)
+    read = Settings.model_validate({name.lower(): value for name, value in given.items()})
+    assert (read.oidc_issuer, read.dashboard_without_login) == ("https://idp.example.org", False)
+    assert str(read.oidc_client_secret_file) == "/run/login/client-secret"
+    assert {"name": "login", "secret": {"secretName": "login", "defaultMode": 0o440}} in pod["volumes"]
+    told = [{entry["name"] for entry in box["env"]} for _, box in containers(objects) if box["args"][0] == "run"]
+    assert all("OIDC_ISSUER" in names for names in told)
+    assert sum("OIDC_CLIENT_SECRET_FILE" in names for names in told) == 1
+
+
+@needs_helm
+@pytest.mark.parametrize("missing", ["trust__configMap", "trust__pageKeySecret__name", "trust__loginSecret__name"])
+def test_a_login_that_cannot_work_is_not_installed(missing: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        rendered(**{**LOGIN, missing: ""})
+    assert missing.replace("__", ".") in refused.value.stderr
+
+
+@needs_helm
+def test_a_page_at_which_nobody_logs_in_is_let_out_of_the_cluster_by_nobody() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        rendered(ingress__enabled="true")
+    assert "nobody is asked who they are" in refused.value.stderr
+    assert rendered(ingress__enabled="true", ingress__asksWhoItIs="true")
+    assert rendered(ingress__enabled="true", **LOGIN)
 
 
 @needs_helm

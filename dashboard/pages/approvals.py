@@ -101,11 +101,13 @@ def _decide(row: UpdateRow, desk: Desk) -> None:
         reason.text_input("Reason", key=key, max_chars=1000, placeholder=f"for {listed(row.agents)}")
         settled = desk.settled(row.update_id, "approve", "reject")
         approve.form_submit_button(
-            "Approve", key=f"approve-{row.update_id}", type="primary", width="stretch", disabled=settled,
+            "Approve", key=f"approve-{row.update_id}", type="primary", width="stretch",
+            disabled=settled or not desk.may("approve"),
             on_click=_approve, args=(row.update_id, key),
         )  # fmt: skip
         reject.form_submit_button(
-            "Reject", key=f"reject-{row.update_id}", width="stretch", disabled=settled,
+            "Reject", key=f"reject-{row.update_id}", width="stretch",
+            disabled=settled or not desk.may("reject"),
             on_click=_reject, args=(row.update_id, key),
         )  # fmt: skip
         st.checkbox("On hold: whoever approves releases it later, from its *Changes* page", key=f"hold-{row.update_id}")

@@ -156,7 +156,7 @@ def _roll_back(row: UpdateRow, desk: Desk) -> None:
         what.selectbox("What goes back", list(choices), key=f"what-{row.update_id}", format_func=choices.__getitem__)
         button.form_submit_button(
             "Roll back", key=f"roll_back-{row.update_id}", width="stretch", on_click=_take_back,
-            args=(row.update_id,), disabled=desk.settled(row.update_id, "roll back"),
+            args=(row.update_id,), disabled=desk.settled(row.update_id, "roll back") or not desk.may("roll back"),
         )  # fmt: skip
         st.checkbox(
             "Also where later updates lie over it, which are then undone with it", key=f"over_later-{row.update_id}"
@@ -188,7 +188,8 @@ def without_snapshot(row: UpdateRow) -> str:
 def _apply(row: UpdateRow, desk: Desk) -> None:
     st.button(
         "Release", key=f"apply-{row.update_id}", on_click=_release, args=(row.update_id,),
-        disabled=desk.settled(row.update_id, "apply"), help="It was approved on hold: this sends it to its agents.",
+        disabled=desk.settled(row.update_id, "apply") or not desk.may("apply"),
+        help="It was approved on hold: this sends it to its agents.",
     )  # fmt: skip
 
 

@@ -119,7 +119,11 @@ def _letter(row: DeadRow, desk: Desk, *, whole: bool) -> None:
         head.markdown(f"`{row.subject}` :red-badge[{row.reason}]", width="content")
         head.button(
             "Replay", key=f"replay-{row.sequence}", on_click=_replay, args=(row.sequence,),
-            disabled=row.not_again is not None or desk.settled(f"dead letter {row.sequence}", "replay"),
+            disabled=(
+                row.not_again is not None
+                or desk.settled(f"dead letter {row.sequence}", "replay")
+                or not desk.may("replay")
+            ),
             help=row.not_again or "Sends the same bytes again in your name, under a new id.",
         )  # fmt: skip
         st.caption(f"{ago(row.at, datetime.now(UTC))}, after {row.attempts} deliveries: {row.error}")

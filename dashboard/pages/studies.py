@@ -57,7 +57,7 @@ def _stop(row: StudyRow, desk: Desk) -> None:
         reason.text_input("Reason", key=key, max_chars=1000, placeholder="what it has found so far stays")
         button.form_submit_button(
             "Stop", key=f"stop_study-{row.study_id}", width="stretch", on_click=_end, args=(row.study_id, key),
-            disabled=desk.settled(row.study_id, "stop"),
+            disabled=desk.settled(row.study_id, "stop") or not desk.may("stop"),
         )  # fmt: skip
 
 

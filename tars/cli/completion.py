@@ -6,8 +6,8 @@ from typing import Any, Final, get_args
 
 from tars.cli.output import quiet
 from tars.schemas.hyperparameters import ALGORITHMS
+from tars.schemas.message import Role
 from tars.schemas.queries import Ask
-from tars.schemas.trust import Role
 
 PATIENCE: Final = 0.5
 """Seconds that whoever presses Tab waits for a server."""

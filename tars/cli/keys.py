@@ -9,8 +9,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tars.cli import completion
 from tars.cli.output import AsJson, err, out, show_json, show_rows
 from tars.runtime.settings import load_settings
-from tars.schemas.message import Id
-from tars.schemas.trust import Role, TrustedKey
+from tars.schemas.message import Id, Role
+from tars.schemas.trust import TrustedKey
 
 keys = typer.Typer(help="Keys that sign commands, and the trust file that says what each may do.", no_args_is_help=True)
 NAME: Final = TypeAdapter(Id)

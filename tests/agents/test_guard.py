@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from people import ADA, GRACE, MALLORY, signed, soon, trusted
+from people import ADA, GRACE, MALLORY, PAGE, signed, soon, trusted
 from story import VALUES
 from tars.agents.guard import Guard
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.runtime.bus import Bus, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
 from tars.runtime.settings import Settings
-from tars.runtime.signing import Signer
+from tars.runtime.signing import Gateway, Signer, Signs
 from tars.schemas.agent import AgentEvent, AgentRefused, AgentReloaded, ConfigureAgent
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
-from tars.schemas.message import By, Signed
+from tars.schemas.message import By, Login, Role, Signed
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.update import ApproveUpdate, Content, RejectUpdate
 
@@ -124,7 +124,7 @@ class Stolen:
         assert isinstance(answer, AgentReloaded), answer
 
 
-def approval(content: Content, signer: Signer = GRACE, **change: object) -> Signed:
+def approval(content: Content, signer: Signs = GRACE, **change: object) -> Signed:
     """An approval of this content."""
     until = datetime.now(UTC) + timedelta(days=14)
     command = ApproveUpdate(update_id="u", content=content.digest(), apply_until=until)
@@ -281,3 +281,54 @@ async def test_an_agent_in_an_autonomous_mode_needs_nobody_s_signature(
 async def test_without_a_trust_file_an_agent_takes_what_it_is_sent(stolen: Stolen, tmp_path: Path) -> None:
     await stolen.restart(tars_data=tmp_path / "none")
     await stolen.ran(stolen.configuration(None, None))
+
+
+def speaking_for(subject: str, *roles: Role, page: Signer = PAGE) -> Gateway:
+    """A page's key that says of somebody that they logged in; whether that is so, the sync worker has looked."""
+    now = datetime.now(UTC)
+    login = Login(
+        issuer="https://idp.example.org", subject=subject, groups=("g",), roles=roles, issued_at=now,
+        expires_at=now + timedelta(hours=1), token="0" * 64,
+    )  # fmt: skip
+    return Gateway(page, login, "not looked at here")
+
+
+async def test_an_approval_of_who_logged_in_counts_by_its_gateway_s_key(stolen: Stolen) -> None:
+    trusted(stolen.settings.tars_data, PAGE)
+    content = stolen.content()
+    await stolen.ran(stolen.configuration(content, approval(content, speaking_for("bo", "approver", "viewer"))))
+
+
+async def test_a_gateway_that_this_agent_does_not_trust_speaks_for_nobody(stolen: Stolen) -> None:
+    content = stolen.content(EVIL)
+    sent = approval(content, speaking_for("bo", "approver"))
+    await stolen.refused(stolen.configuration(content, sent, EVIL), "nobody's in the trust file")
+    content = stolen.content(EVIL)
+    posing = approval(content, speaking_for("bo", "approver", page=GRACE))
+    await stolen.refused(stolen.configuration(content, posing, EVIL), "grace is no gateway")
+
+
+async def test_who_logged_in_without_the_role_or_under_a_changed_name_approves_nothing(stolen: Stolen) -> None:
+    trusted(stolen.settings.tars_data, PAGE)
+    content = stolen.content(EVIL)
+    viewer = approval(content, speaking_for("vic", "viewer"))
+    await stolen.refused(stolen.configuration(content, viewer, EVIL), "needs the role approver")
+    content = stolen.content(EVIL)
+    viewer = approval(content, speaking_for("vic", "viewer"))
+    raised = viewer.model_copy(update={"on_behalf": (viewer.on_behalf or "").replace('["viewer"]', '["approver"]')})
+    await stolen.refused(stolen.configuration(content, raised, EVIL), "altered")
+    content = stolen.content(EVIL)
+    bare = viewer.model_copy(update={"on_behalf": None})
+    await stolen.refused(stolen.configuration(content, bare, EVIL), "altered")
+    content = stolen.content(EVIL)
+    silent = approval(content, PAGE)
+    await stolen.refused(stolen.configuration(content, silent, EVIL), "sent nobody's id token")
+
+
+async def test_four_eyes_hold_at_the_agent_for_who_logged_in(stolen: Stolen) -> None:
+    trusted(stolen.settings.tars_data, PAGE)  # people log in: four eyes
+    content = stolen.content(proposer="https://idp.example.org#bo")
+    own = approval(content, speaking_for("bo", "approver"))
+    await stolen.refused(stolen.configuration(content, own), "four eyes: https://idp.example.org#bo proposed it")
+    content = stolen.content(proposer="https://idp.example.org#ann")
+    await stolen.ran(stolen.configuration(content, approval(content, speaking_for("bo", "approver"))))

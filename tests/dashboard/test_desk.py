@@ -4,13 +4,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Self, get_args
 
 import pytest
 
 from tars.dashboard import desk as module
-from tars.dashboard.desk import Desk
+from tars.dashboard.desk import SENDS, Desk, Verb
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
-from tars.schemas.message import Command
+from tars.schemas.message import Command, Login
 
 
 @dataclass
@@ -31,6 +32,9 @@ class Worker:
         self.heard.append((verb, about, reason, command_id))
         self.answer()
         return Outcome(command_id or "")
+
+    def speaking_for(self, login: Login, token: str) -> Self:
+        return self
 
     def fails_with(self, error: Exception) -> None:
         def answer() -> None:
@@ -96,6 +100,10 @@ def test_what_was_refused_or_not_sent_may_be_tried_again_under_a_new_id(desk: De
     desk.roll_back("u-1", "")
     assert "was refused: update is rejected; it came after its deadline" in desk.news()[0].text
     assert len({command[3] for command in worker.heard}) == 2
+
+
+def test_the_page_knows_who_may_send_each_of_its_commands() -> None:
+    assert {*SENDS, "replay"} == set(get_args(Verb))
 
 
 def test_a_mistake_of_ours_is_not_taken_for_an_answer(

@@ -1,5 +1,6 @@
 """Keys, trust files, and what a signature proves."""
 
+import asyncio
 import base64
 import tomllib
 from datetime import UTC, datetime
@@ -24,12 +25,12 @@ from tars.runtime.signing import (
     read_trust,
     signer_of,
     verify,
-    vouched,
     write_key,
 )
-from tars.schemas.message import By, Command, Envelope, Signed
+from tars.runtime.vouching import Vouching
+from tars.schemas.message import By, Command, Envelope, Role, Signed
 from tars.schemas.study import StartStudy
-from tars.schemas.trust import RIGHTS, Role, Trust, TrustedKey
+from tars.schemas.trust import RIGHTS, Trust, TrustedKey
 from tars.schemas.update import ApproveUpdate, ProposeUpdate, RollBackUpdate
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -47,7 +48,7 @@ def sent(command: Command, signer: Signer | None, file: TrustFile, *, command_id
     body = command.model_dump_json().encode()
     headers = signer.sign("c", command.subject, body) if signer else {}
     envelope = Envelope(id=command_id, subject=command.subject, sequence=1, time=NOON, by=By(principal="mallory"))
-    return vouched(envelope, command, headers, body, file)
+    return asyncio.run(Vouching(file).of(envelope, command, headers, body))
 
 
 def test_a_key_is_readable_by_its_owner_alone_and_written_once(tmp_path: Path) -> None:
