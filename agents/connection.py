@@ -13,6 +13,7 @@ from tars.agents.guard import Guard
 from tars.agents.host import LiveAgent, last_run
 from tars.agents.keeper import DiskKeeper, Keeper, Keeps
 from tars.producers.agent_reports import FLUSH_SECONDS, KEPT, Reporter
+from tars.runtime.access import access_of
 from tars.runtime.bus import Bus, Unreachable, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.settings import load_settings
@@ -44,7 +45,8 @@ class Connection:
     def __init__(self, learner: AttachedLearner, address: Callable[[], str], *, adopt: bool, on_bus: bool) -> None:
         self._learner, self._address, self._adopt, self._on_bus = learner, address, adopt, on_bus
         self._disk: DiskKeeper | None = None
-        self._guard = Guard(load_settings())
+        self._settings = load_settings()
+        self._guard = Guard(self._settings)
         self._told: deque[tuple[int, int, float, int, bool]] = deque(maxlen=KEPT)
         self._loop = asyncio.new_event_loop()
         self._ending: tuple[Cause, str] = ("error", "")
@@ -95,7 +97,9 @@ class Connection:
 
     async def _connected(self) -> None:
         url = self._address()
-        bus = await connect_bus(url, "agent", patience=PATIENCE, on_reconnect=self._catch_up)
+        # The seed of a host where its snapshots go onto the bus, else the narrower one.
+        access = access_of(self._settings, "agents" if self._on_bus else "attached")
+        bus = await connect_bus(url, "agent", access=access, patience=PATIENCE, on_reconnect=self._catch_up)
         try:
             await self._live(bus, url)
         except* Moved:

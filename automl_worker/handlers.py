@@ -1,7 +1,7 @@
 """Where commands about studies enter the coordinator."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 from faststream import AckPolicy, Context, Depends
 from faststream.nats import JStream, NatsRouter, PullSub
@@ -10,9 +10,12 @@ from tars.automl_worker.facts import gather
 from tars.automl_worker.study import Facts, decide, replay
 from tars.runtime.delivery import decoded
 from tars.runtime.journal import History, Journal
+from tars.schemas.permissions import inbox_of
 from tars.schemas.study import StudyCommand, StudyEvent
 
 router = NatsRouter()
+INBOX: Final = f"{inbox_of('coordinator')}.".encode()
+"""A pull subscriber takes over no prefix from its broker."""
 
 
 @router.subscriber(
@@ -21,6 +24,7 @@ router = NatsRouter()
     durable="study-command",
     pull_sub=PullSub(batch_size=1, timeout=1),
     ack_policy=AckPolicy.MANUAL,
+    inbox_prefix=INBOX,
     decoder=decoded,
     no_reply=True,
 )

@@ -30,7 +30,7 @@ class Line:
     def _connect(self) -> None:
         while not self._closing.is_set():
             try:
-                self._client = self._stack.enter_context(connect(self._url, key=self._key))
+                self._client = self._stack.enter_context(connect(self._url, key=self._key, role="dashboard"))
             except TarsError as error:
                 log.warning("waiting for NATS", extra={"error": str(error)})
                 self._closing.wait(AGAIN_SECONDS)

@@ -24,6 +24,10 @@ from typing import Final
 
 import yaml
 
+from tars.runtime.access import ensure_seeds
+from tars.runtime.certificates import ensure_server_certificate
+from tars.schemas.permissions import variable_of
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 TOOLS: Final = ROOT / ".tools"
 DEPLOY: Final = ROOT / "deploy"
@@ -68,6 +72,13 @@ RENDERED: Final[Mapping[str, Values]] = {
         "redis.url": "redis://redis:6379",
         "autoscaling.mode": "keda",
     },
+    "NATS that knows each role": {
+        "nats.secure.seedsSecret": "tars-seeds",
+        "nats.secure.keysConfigMap": "tars-keys",
+        "nats.secure.tlsSecret": "tars-nats-tls",
+        "trust.pageKeySecret.name": "tars-page",
+        "redis.mode": "none",
+    },
     "one of everything, no Redis": {
         "nats.replicas": "1",
         "redis.mode": "none",
@@ -82,6 +93,7 @@ REFUSED: Final[Mapping[str, Values]] = {
     "a setting that there is not": {"settings.APROVAL_MODE": "manual"},
     "NATS that is nowhere": {"nats.bundled": "false"},
     "a cluster of two": {"nats.replicas": "2"},
+    "seeds without certificates": {"nats.secure.seedsSecret": "tars-seeds"},
 }
 """Mistakes, which must be caught before anything is sent to a cluster."""
 
@@ -107,9 +119,16 @@ def run(*words: str | Path, folder: Path = ROOT, environment: Values | None = No
     return done.stdout
 
 
-def nats_takes(configuration: Path) -> None:
-    """Let nats-server read a configuration, without starting."""
-    run("nats-server", "-t", "-c", configuration, environment={"POD_NAME": "nats-0"})
+def nats_takes(**files: str) -> None:
+    """Let nats-server read a configuration, `nats`, and what lies beside it, without starting; the keys are new."""
+    with tempfile.TemporaryDirectory() as folder:
+        keys, certificate = ensure_seeds(Path(folder)), ensure_server_certificate(Path(folder))
+        Path(folder, "tls.crt").symlink_to(certificate.public)
+        Path(folder, "tls.key").symlink_to(certificate.private)
+        for name, text in files.items():
+            Path(folder, f"{name}.conf").write_text(text.replace("/etc/nats-tls", folder))
+        environment = {"POD_NAME": "nats-0"} | {variable_of(role): key for role, key in keys.items()}
+        run("nats-server", "-t", "-c", Path(folder, "nats.conf"), environment=environment)
 
 
 def rendered(values: Values, *, upgrade: bool) -> str:
@@ -125,8 +144,7 @@ def chart_is_valid(values: Values, *, upgrade: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for found in objects:
             if "nats.conf" in found.get("data", {}):
-                (file := Path(folder, "nats.conf")).write_text(found["data"]["nats.conf"])
-                nats_takes(file)
+                nats_takes(**{name.removesuffix(".conf"): text for name, text in found["data"].items()})
         known = [found for found in objects if found["kind"] not in OPERATORS]
         (file := Path(folder, "objects.yaml")).write_text(yaml.safe_dump_all(known))
         run("kubernetes-validate", "--quiet", "--strict", file)
@@ -152,10 +170,13 @@ class Check:
 def checks() -> Iterator[Check]:
     """Everything that is looked at."""
     prometheus = DEPLOY / "prometheus"
-    yield Check("NATS configuration", lambda: nats_takes(DEPLOY / "nats" / "server.conf"))
+    nats = {file.stem: file.read_text() for file in (DEPLOY / "nats").glob("*.conf")}
+    yield Check("NATS configuration", lambda: nats_takes(nats=nats["server"]))
+    yield Check("NATS configuration, secured", lambda: nats_takes(nats=nats["secure"], accounts=nats["accounts"]))
     yield Check("Dockerfile", lambda: run("hadolint", DEPLOY / "Dockerfile"))
     specification = ("--builtin-schema", "vendor.compose-spec")
-    yield Check("compose file", lambda: run("check-jsonschema", *specification, DEPLOY / "compose.yaml"))
+    for file in sorted(DEPLOY.glob("compose*.yaml")):
+        yield Check(f"compose file {file.name}", lambda f=file: run("check-jsonschema", *specification, f))  # type: ignore[misc]
     for name, words in {"configuration": "check config prometheus.yaml", "rules": "test rules tests.yaml"}.items():
         yield Check(f"Prometheus {name}", lambda w=words: run("promtool", *w.split(), folder=prometheus))  # type: ignore[misc]
     yield Check("chart: lint", lambda: run("helm", "lint", "--strict", CHART))

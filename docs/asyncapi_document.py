@@ -13,14 +13,15 @@ from pydantic.json_schema import models_json_schema
 from tars import __version__
 from tars.runtime.signing import KEY_HEADER, SIGNATURE_HEADER
 from tars.schemas.message import Answer, Message
+from tars.schemas.permissions import permissions_of
 from tars.schemas.queries import QUERIES, WITH_ID, Ask, Reply, query_subject
 from tars.schemas.streams import DURABLES, KINDS, ROLES, STREAMS, covers, stream_of
 
 Json = dict[str, Any]
 HEARD: Final[Mapping[str, tuple[str, ...]]] = {
-    "tars.live.>": ("agents",),
+    "tars.live.>": ("agents", "attached"),
     "tars.query.>": ("consumers",),
-    "tars.reply.>": ("person",),
+    "tars.reply.>": ("person", "dashboard"),
 }
 """Who hears what no stream stores."""
 REPLY: Final = "tars.reply.{client}.{command_id}"
@@ -77,6 +78,8 @@ def address(model: type[Message]) -> str:
 
 def senders(subject: str) -> list[str]:
     """Roles that may publish there."""
+    if subject == DEAD:  # each puts aside what it could not use, under its own name
+        return [name for name in ROLES if any(p.startswith("tars.dead.") for p in permissions_of(name).publish)]
     return [name for name, role in ROLES.items() if any(covers(pattern, subject) for pattern in role.publishes)]
 
 

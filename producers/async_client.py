@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
 from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersError, OutboundBufferLimitError
+from nats.errors import ConnectionClosedError, NoRespondersError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError
 
@@ -26,9 +26,11 @@ from tars.producers.commands import (
     with_deadline,
 )
 from tars.producers.replay import Replay, letter_of, replay_of
+from tars.runtime.access import access_of
 from tars.runtime.bell import Bell
-from tars.runtime.bus import Bus, connect_bus, fresh_id
+from tars.runtime.bus import Bus, TooLarge, connect_bus, fresh_id
 from tars.runtime.journal import History, Journal
+from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings, load_settings
 from tars.runtime.signing import Gateway, Signer, signer_of
 from tars.runtime.telemetry import sending
@@ -41,6 +43,7 @@ from tars.schemas.views import DeadRow
 
 log = logging.getLogger(__name__)
 
+Role = Literal["person", "dashboard"]
 PATIENCE: Final = 3.0
 """Seconds to wait for a first connection."""
 ANSWER_SECONDS: Final = 20.0
@@ -51,7 +54,6 @@ NOT_STORED: Final[dict[type[Exception], str]] = {
     OutboundBufferLimitError: "NATS is away",
     ConnectionClosedError: "NATS is away",
     NoStreamResponseError: "the server has no stream for it: run `tars provision`",
-    MaxPayloadError: "it is too large",
     APIError: "the server would not store it",
 }
 """After these the server does not have the message, and nothing here keeps it to send it later."""
@@ -66,28 +68,37 @@ class NobodyAnswers(TarsError):
 class AsyncClient:
     """A connection of a script. Use `async with AsyncClient.connect() as client`."""
 
-    def __init__(self, bus: Bus, by: By) -> None:
+    def __init__(self, bus: Bus, by: By, role: Role = "person") -> None:
         self.bus, self.by = bus, by
         self.journal = Journal(bus)
-        self.name = fresh_id("client")
+        self.role = role
+        self.name = f"{role}.{fresh_id('client')}"
+        """Where answers to its commands go, below `tars.reply.`: what its role may hear."""
         self._one_at_a_time: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody sends
 
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, nats_url: str | None = None, *, user: str | None = None, key: Path | None = None
+        cls,
+        nats_url: str | None = None,
+        *,
+        user: str | None = None,
+        key: Path | None = None,
+        role: Role = "person",
     ) -> "AsyncIterator[AsyncClient]":
         """Connect to `nats_url`, else as the settings say; raises Unreachable when no server answers.
 
         key: the file that signs commands; unset: that of `user` or the operator in the data folder, where there is one.
+        role: what it is to a secured server.
         """
         settings = load_settings()
         signer = signer_of(settings, user, key)
         by = By(principal=signer.name) if signer else By(principal=user) if user else sender(settings)
-        bus = await connect_bus(nats_url or nats_address(settings), "client", patience=PATIENCE)
+        url, access = nats_url or nats_address(settings), access_of(settings, role)
+        bus = await connect_bus(url, "client", access=access, patience=PATIENCE)
         try:
             bus.signer = signer
-            yield cls(bus, by)
+            yield cls(bus, by, role)
         finally:
             await bus.close()
 
@@ -97,7 +108,7 @@ class AsyncClient:
             raise NotSent("nothing is sent for who logged in: this page has no key to sign with")
         bus = Bus(self.bus.client, self.bus.source)
         bus.signer = Gateway(self.bus.signer, login, token)
-        other = AsyncClient(bus, By(principal=login.principal))
+        other = AsyncClient(bus, By(principal=login.principal), self.role)
         other._one_at_a_time = self._one_at_a_time
         return other
 
@@ -181,7 +192,7 @@ class AsyncClient:
                     await self.bus.resend(command.subject, command.body, id=command_id, by=self.by, reply=reply)
                 else:
                     await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
-            except (NatsError, OSError, Transient) as error:
+            except (NatsError, OSError, Transient, TooLarge) as error:
                 if not unknown and (why := _not_stored(error)):
                     raise NotSent(f"{command.kind} {command.key} was not sent: {why}") from error
                 unknown = True
@@ -266,6 +277,8 @@ class AsyncClient:
             raise NobodyAnswers(
                 f"nobody answers the query {name}: start the consumers (`tars run consumers`)"
             ) from error
+        except NotPermitted as error:
+            raise NobodyAnswers(f"the query {name} was not sent: {error}") from error
         except (NatsError, OSError) as error:
             raise NobodyAnswers(f"the query {name} was not sent: NATS is away ({type(error).__name__})") from error
         reply = Reply.model_validate_json(message.data)
@@ -280,6 +293,8 @@ class AsyncClient:
 
 def _not_stored(error: Exception) -> str | None:
     """Why the server cannot have the message; None: it may have it."""
+    if isinstance(error, NotPermitted | TooLarge):
+        return str(error)
     cause = error.__cause__ if isinstance(error, Transient) else error
     return next((why for kind, why in NOT_STORED.items() if isinstance(cause, kind)), None)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Unpack
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import TypeAdapter
 
-from tars.producers.async_client import AsyncClient
+from tars.producers.async_client import AsyncClient, Role
 from tars.producers.commands import CommandRefused, Outcome, StudyOptions, well_formed
 from tars.runtime.bus import fresh_id
 from tars.runtime.journal import History
@@ -60,16 +60,20 @@ class StudyEnded(TarsError):
 
 
 @contextmanager
-def connect(nats_url: str | None = None, *, user: str | None = None, key: Path | None = None) -> Iterator["Client"]:
+def connect(
+    nats_url: str | None = None, *, user: str | None = None, key: Path | None = None, role: Role = "person"
+) -> Iterator["Client"]:
     """Connect a script to TARS.
 
     nats_url: the server; unset: NATS_URL, else the `tars up` that runs in the data folder. user: who sends commands;
     unset: the operator of the data folder, else TARS_USER, else the login name. key: the file that signs them; unset:
-    TARS_KEY, else the data folder's key of the user. Raises Unreachable when no server answers, BadKey.
+    TARS_KEY, else the data folder's key of the user. role: what it is to a secured server, which knows it by
+    NATS_NKEY_FILE or the seed of that role in the data folder. Raises Unreachable when no server answers, or none lets
+    it in, BadKey, BadSeed.
     """
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(AsyncClient.connect(nats_url, user=user, key=key)) as client,
+        portal.wrap_async_context_manager(AsyncClient.connect(nats_url, user=user, key=key, role=role)) as client,
     ):
         yield Client(portal, client)
 

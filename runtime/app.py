@@ -10,11 +10,13 @@ from typing import Any
 import uvicorn
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker, NatsRouter
+from faststream.nats.security import NatsNKey, NatsSecurity
 from nats.errors import Error as NatsError
 from prometheus_client import make_asgi_app
 
 from tars import __version__
 from tars.runtime import metrics
+from tars.runtime.access import Access, access_of
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Delivery
@@ -22,6 +24,7 @@ from tars.runtime.id_tokens import IdTokens, rules_of
 from tars.runtime.journal import Journal
 from tars.runtime.provision import check_provisioned
 from tars.runtime.rate_limit import RateLimit
+from tars.runtime.refusals import Refusals
 from tars.runtime.settings import Settings
 from tars.runtime.signing import TrustFile
 from tars.runtime.vouching import Vouching
@@ -66,12 +69,15 @@ class Worker:
         port: the documented one, or 0; when it is taken a free one is used. `started` hears which.
         """
         metrics.describe(self.name, __version__)
-        listening = listen(port, self.settings.listen_address)
+        with listen(port, self.settings.listen_address) as listening:
+            if started is not None:
+                started(listening.getsockname()[1])
+            log.info("listening", extra={"worker": self.name, "port": listening.getsockname()[1]})
+            await self._serve(listening)
+
+    async def _serve(self, listening: socket.socket) -> None:
         broker = self._broker()
         server = uvicorn.Server(uvicorn.Config(self._app(broker), lifespan="off", log_config=None, access_log=False))
-        if started is not None:
-            started(listening.getsockname()[1])
-        log.info("listening", extra={"worker": self.name, "port": listening.getsockname()[1]})
         http = asyncio.create_task(server.serve(sockets=[listening]))
         work = asyncio.create_task(self._work(broker))
         try:
@@ -85,7 +91,8 @@ class Worker:
                 raise result
 
     async def _work(self, broker: NatsBroker) -> None:
-        self.bus = await connect_bus(self.settings.nats, self.name, on_reconnect=self.on_reconnect)
+        access = access_of(self.settings, self.name)
+        self.bus = await connect_bus(self.settings.nats, self.name, access=access, on_reconnect=self.on_reconnect)
         limit = RateLimit.of(self.settings)
         try:
             await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
@@ -112,9 +119,17 @@ class Worker:
         return own | {"ack_wait": self.settings.ack_wait_seconds} | dict(self.context)
 
     def _broker(self) -> NatsBroker:
+        access, refusals = access_of(self.settings, self.name), Refusals(self.name)
+
+        async def failed(error: Exception) -> None:
+            refusals.hear(error)
+
         broker = NatsBroker(
             self.settings.nats.split(","),
             name=self.name,
+            security=_security(access, self.settings.nats),
+            inbox_prefix=access.inbox,
+            error_cb=failed,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
             connect_timeout=2,
@@ -152,6 +167,14 @@ class Worker:
         except (NatsError, TarsError, TimeoutError, OSError):
             return False
         return True
+
+
+def _security(access: Access, url: str) -> NatsSecurity | None:
+    """What FastStream takes of it, beside the inbox."""
+    seed, context = access.seed(url), access.context(url)
+    if seed:
+        return NatsNKey.from_seed(seed, ssl_context=context)
+    return NatsSecurity(ssl_context=context) if context else None
 
 
 def listen(port: int, address: str = "127.0.0.1") -> socket.socket:

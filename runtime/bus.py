@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import secrets
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError, OutboundBufferLimitError
@@ -17,11 +17,14 @@ from nats.js.api import Header, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
 from tars.runtime import metrics
+from tars.runtime.access import Access
+from tars.runtime.refusals import PromptClient, Refusals
 from tars.runtime.signing import Signs
 from tars.runtime.telemetry import trace_headers
 from tars.schemas.errors import Conflict, TarsError, Transient
 from tars.schemas.message import Answer, By, Command, Envelope, Message
-from tars.schemas.streams import stream_of
+from tars.schemas.permissions import REPLY_PREFIX
+from tars.schemas.streams import STREAMS, stream_of
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +32,22 @@ WRONG_LAST_SEQUENCE: Final = 10071
 DUPLICATE_IN_BATCH: Final = 10201
 PUBLISH_TIMEOUT: Final = 5.0
 """Seconds until a publish without an answer has an unknown outcome."""
+NOT_KNOWN: Final = "authorization violation"
+HEADER_LINE: Final = b"NATS/1.0\r\n\r\n"
 FIRST_CONNECTION: Final = 5.0
 """Seconds between two log lines of a worker that waits for NATS."""
-REPLY_PREFIX: Final = "tars.reply."
 
 
 class Unreachable(TarsError):
     """No NATS server answers at the given address."""
+
+
+class NotAdmitted(Unreachable):
+    """A server answers, and does not let this process in, or is not whom it should be."""
+
+
+class TooLarge(TarsError):
+    """A message has more bytes than its stream takes; the message says how many it takes."""
 
 
 class Stored(NamedTuple):
@@ -51,8 +63,9 @@ class Stored(NamedTuple):
 class Bus:
     """A connection to NATS that publishes messages and reads streams."""
 
-    def __init__(self, client: Client, source: str) -> None:
+    def __init__(self, client: PromptClient, source: str) -> None:
         self.client = client
+        self.refusals = client.refusals
         self.source = source
         self.signer: Signs | None = None
         """Signs every command that is published here."""
@@ -72,7 +85,7 @@ class Bus:
 
         after: (subject filter, the last sequence expected there); raises Conflict when another one is found.
         batch: (batch id, position from 1, is it the last): all of a batch are stored, or none.
-        Raises Transient when the outcome is unknown.
+        Raises Transient when the outcome is unknown, TooLarge, or NotPermitted.
         """
         headers = self._headers(message.kind, id, by, reply)
         if after is not None:
@@ -84,6 +97,7 @@ class Bus:
         body = message.model_dump_json().encode()
         if isinstance(message, Command):
             headers |= self._signature(id, message.subject, body)
+        self._fits(message.subject, body, headers)
         if batch is not None and not batch[2]:
             await self.client.publish(message.subject, body, headers=headers)
             return 0
@@ -92,11 +106,20 @@ class Bus:
     async def resend(self, subject: str, body: bytes, *, id: str, by: By, reply: str) -> int:  # noqa: A002 - as above
         """Store a command's bytes, unread, under a new id and signed by who sends now; raises as `publish`."""
         headers = self._headers(metrics.kind_of(subject), id, by, reply) | self._signature(id, subject, body)
+        self._fits(subject, body, headers)
         return await self._store(subject, body, headers)
 
     def _signature(self, command_id: str, subject: str, body: bytes) -> dict[str, str]:
         """The headers that vouch for a command; none where nobody signs here."""
         return self.signer.sign(command_id, subject, body) if self.signer is not None else {}
+
+    def _fits(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
+        """Refuse before sending what the stream would refuse after; a header has four bytes more than its text."""
+        stream, server_takes = STREAMS[stream_of(subject)], self.client.max_payload
+        size = len(body) + len(HEADER_LINE) + sum(len(key) + len(value) + 4 for key, value in headers.items())
+        limit = min(server_takes, stream.max_msg_size) if stream.max_msg_size >= 0 else server_takes
+        if size > limit:
+            raise TooLarge(f"{subject} has {size:,} bytes: {stream.name} takes at most {limit:,}")
 
     async def report(self, message: Message) -> None:
         """Send a measurement without waiting for its storage; raises NatsError when it cannot be sent."""
@@ -194,56 +217,94 @@ async def connect_bus(
     url: str,
     source: str,
     *,
+    access: Access | None = None,
     patience: float | None = None,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
 ) -> Bus:
     """Connect to NATS; a lost connection is renewed for ever.
 
+    access: the role of this process, and how it proves it; None: it has none, which a secured server does not let in.
     patience: seconds to wait for the first connection, then raise Unreachable; None: for ever (a worker).
+    Raises BadSeed.
     """
+    line = _Line(url, source, access, on_reconnect)
     until = None if patience is None else asyncio.get_running_loop().time() + patience
     while True:
         try:
-            async with asyncio.timeout(
-                patience or FIRST_CONNECTION
-            ):  # with endless reconnects it never gives up itself
-                return Bus(await _connect(url, source, on_reconnect), source)
+            # With endless reconnects it never gives up itself.
+            async with asyncio.timeout(patience or FIRST_CONNECTION) as limit:
+                return Bus(await line.connect(limit if until else None), source)
         except (NatsError, OSError, TimeoutError) as error:
-            if until is not None and asyncio.get_running_loop().time() >= until:
-                raise Unreachable(
-                    f"no NATS server answers at {url}: start one with `tars up`, or set NATS_URL"
-                ) from error
-            log.warning("waiting for NATS", extra={"url": url, "error": type(error).__name__})
+            if until is not None and (line.is_barred or asyncio.get_running_loop().time() >= until):
+                raise line.why_not() from error
+            log.warning("waiting for NATS", extra={"url": url, "error": str(line.error or type(error).__name__)})
             await asyncio.sleep(0.2)
 
 
-async def _connect(url: str, source: str, on_reconnect: Callable[[], Awaitable[None]] | None) -> Client:
-    client = Client()
+class _Line:
+    """A connection that is to be made."""
 
-    async def lost() -> None:
-        if not client.is_closed:  # closing is no loss
-            log.warning("NATS connection lost")
+    def __init__(
+        self, url: str, source: str, access: Access | None, on_reconnect: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        self._url, self._source, self._on_reconnect = url, source, on_reconnect
+        self._role = access.role if access else source
+        self._options = access.connecting(url) if access else {}
+        self.error: Exception | None = None
+        """What went wrong last."""
 
-    async def back() -> None:
-        log.info("NATS connection is back")
-        metrics.RECONNECTIONS.inc()
-        if on_reconnect is not None:
-            await on_reconnect()
+    @property
+    def is_barred(self) -> bool:
+        """The server does not know who comes, or nobody here knows the server: no patience helps."""
+        return NOT_KNOWN in str(self.error).lower() or isinstance(self.error, ssl.SSLError)
 
-    async def failed(error: Exception) -> None:
-        log.log(logging.DEBUG if isinstance(error, NoServersError | OSError) else logging.WARNING, "NATS: %r", error)
+    async def connect(self, limit: asyncio.Timeout | None = None) -> PromptClient:
+        """Connect; try again for ever, or until barred, which ends `limit`."""
+        client = PromptClient(Refusals(self._role))
 
-    await client.connect(
-        url.split(","),
-        name=source,
-        connect_timeout=2,
-        allow_reconnect=True,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
-        # What could not be sent now must not be sent later: its sender has been told that it failed.
-        pending_size=0,
-        disconnected_cb=lost,
-        reconnected_cb=back,
-        error_cb=failed,
-    )
-    return client
+        async def lost() -> None:
+            if not client.is_closed:  # closing is no loss
+                log.warning("NATS connection lost")
+
+        async def back() -> None:
+            log.info("NATS connection is back")
+            client.refusals.deaf = None  # its rights may be others by now
+            metrics.RECONNECTIONS.inc()
+            if self._on_reconnect is not None:
+                await self._on_reconnect()
+
+        async def failed(error: Exception) -> None:
+            self.error = error
+            if limit is not None and self.is_barred and not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
+            if not client.refusals.hear(error):
+                quiet = isinstance(error, NoServersError | OSError) or self.is_barred
+                log.log(logging.DEBUG if quiet else logging.WARNING, "NATS: %r", error)
+
+        await client.connect(
+            self._url.split(","),
+            name=self._source,
+            connect_timeout=2,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
+            # What could not be sent now must not be sent later: its sender has been told that it failed.
+            pending_size=0,
+            disconnected_cb=lost,
+            reconnected_cb=back,
+            error_cb=failed,
+            **self._options,
+        )
+        limit = None  # a server that bars it later may let it in again
+        return client
+
+    def why_not(self) -> Unreachable:
+        """Say why there is no connection, and what to do."""
+        if NOT_KNOWN in str(self.error).lower():
+            return NotAdmitted(
+                f"NATS at {self._url} does not know this process as {self._role}: set NATS_NKEY_FILE to the seed "
+                "of that role, or TARS_DATA to the folder of `tars up --secure`"
+            )
+        if isinstance(self.error, ssl.SSLError):
+            return NotAdmitted(f"NATS at {self._url} has a certificate that does not count here: set NATS_CA_FILE")
+        return Unreachable(f"no NATS server answers at {self._url}: start one with `tars up`, or set NATS_URL")

@@ -169,10 +169,8 @@ def read_export(path: Path) -> Export:
         raise BadExport(f"{path} cannot be read: {error.strerror}") from error
     except (ValidationError, IndexError, ValueError) as error:
         raise BadExport(f"{path} is no export of TARS: make one with `tars export UPDATE --to FILE`") from error
-    try:
-        seal, rest = Seal.model_validate_json(lines[-1]), lines[1:-1]
-    except ValidationError:
-        seal, rest = None, lines[1:]
+    seal = _seal(lines[-1])
+    rest = lines[1:] if seal is None else lines[1:-1]
     found, faults = list[StoredMessage](), list[str]()
     for number, line in enumerate(rest, start=2):
         try:
@@ -181,6 +179,15 @@ def read_export(path: Path) -> Export:
             faults.append(f"line {number} cannot be read")
     whole = b"".join(lines if seal is None else lines[:-1])
     return Export(first, tuple(found), seal, sha256(whole).hexdigest(), tuple(faults))
+
+
+def _seal(line: bytes) -> Seal | None:
+    """Read the last line; None where it is not one, to the byte: nothing vouches for this line but its own form."""
+    try:
+        seal = Seal.model_validate_json(line)
+    except ValidationError:
+        return None
+    return seal if seal.model_dump_json(exclude_unset=True).encode() + b"\n" == line else None
 
 
 def seal_faults(export: Export, trust: Trust | None) -> list[str] | str:

@@ -110,13 +110,15 @@ class Journal:
     async def _direct(self, stream: str, subject: str, request: dict[str, Any]) -> list[Msg]:
         """One direct get: stateless, so nothing to restore after an outage."""
         client, inbox, found = self._bus.client, self._bus.client.new_inbox(), list[Msg]()
+        ask = f"$JS.API.DIRECT.GET.{stream}"
         try:
             replies = await client.subscribe(inbox)
             try:
-                await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-                while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
-                    found.append(message)
-                end_if_cancelled()
+                async with self._bus.refusals.watched(ask, inbox):
+                    await client.publish(ask, json.dumps(request).encode(), reply=inbox)
+                    while (status := _status(message := await replies.next_msg(timeout=PUBLISH_TIMEOUT))) is None:
+                        found.append(message)
+                    end_if_cancelled()
             finally:
                 if client.is_connected:
                     await replies.unsubscribe()

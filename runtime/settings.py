@@ -23,6 +23,10 @@ class Settings(BaseSettings):
 
     nats_url: str | None = Field(None, pattern=r"^(nats|tls|ws|wss)://.+")
     """Server to use, or several of a cluster with commas between; unset: embedded (`tars up`) or nats://localhost:4222."""
+    nats_nkey_file: Path | None = None
+    """Seed of this process's role on a secured server; unset: the one in TARS_DATA, where there is one."""
+    nats_ca_file: Path | None = None
+    """Certificates that vouch for a tls:// server; unset: those in TARS_DATA and the system's."""
     use_redis: bool = True
     """False: no Redis; the page asks the consumers instead."""
     redis_url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://.+")
@@ -116,6 +120,8 @@ class Settings(BaseSettings):
         "otel_exporter_otlp_endpoint",
         "tars_key",
         "tars_trust",
+        "nats_nkey_file",
+        "nats_ca_file",
         "oidc_issuer",
         "oidc_client_id",
         "oidc_client_secret_file",

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from tars.runtime.access import AUTHORITY, FOLDER, Access, access_of, keys_in, seed_path
 from tars.runtime.bus import connect_bus
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
@@ -48,6 +49,8 @@ class Endpoints:
     dashboard: str
     workers: dict[str, str] = field(default_factory=dict)
     """Name -> HTTP address of /health, /ready and /metrics."""
+    keys: str | None = None
+    """Folder of the seeds and certificates of a secured NATS; None: it asks nobody who comes."""
 
     def write(self, folder: Path) -> None:
         """Replace the file at once, so that a reader never sees half of it."""
@@ -104,9 +107,10 @@ def worker_ports(settings: Settings) -> dict[str, int]:
 class Servers:
     """The embedded servers of a data folder, brought back on the same address when they die."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self._folder = folder
-        self._nats: Server | None = None if settings.nats_url else start_nats(folder / "nats")
+    def __init__(self, settings: Settings, folder: Path, keys: Path | None) -> None:
+        """keys: the folder of what closes NATS; None: it asks nobody who comes."""
+        self._folder, self.keys = folder, keys
+        self._nats: Server | None = None if settings.nats_url else start_nats(folder / "nats", keys=keys)
         self._valkey: Server | None = None
         if settings.use_redis and not settings.redis_url:
             self._valkey = start_valkey(folder / "valkey")
@@ -120,7 +124,7 @@ class Servers:
             if self._nats is not None and not self._nats.alive:
                 log.error("nats-server died: starting it again")
                 port = int(self._nats.url.rpartition(":")[2])
-                self._nats = await asyncio.to_thread(start_nats, self._folder / "nats", port=port)
+                self._nats = await asyncio.to_thread(start_nats, self._folder / "nats", port=port, keys=self.keys)
             if self._valkey is not None and not self._valkey.alive:
                 log.error("valkey died: starting it again")
                 self._valkey = await asyncio.to_thread(start_valkey, self._folder / "valkey")
@@ -139,27 +143,39 @@ def programs(settings: Settings, endpoints: Endpoints, ports: Mapping[str, int],
     if endpoints.redis:
         env["REDIS_URL"] = endpoints.redis
     env["PYTHONUNBUFFERED"] = "1"
-    return [
-        Program(name, [sys.executable, "-m", "tars", "run", name.partition("-")[0], "--port", str(port)], env)
-        for name, port in ports.items()
-    ]
+    return [_program(name, port, env, endpoints.keys) for name, port in ports.items()]
+
+
+def _program(name: str, port: int, env: Mapping[str, str], keys: str | None) -> Program:
+    """One of them; on a secured server with the seed of its own role."""
+    role = name.partition("-")[0]
+    own = (
+        {}
+        if keys is None
+        else {"NATS_NKEY_FILE": str(seed_path(Path(keys), role)), "NATS_CA_FILE": f"{keys}/{AUTHORITY}"}
+    )
+    return Program(name, [sys.executable, "-m", "tars", "run", role, "--port", str(port)], {**env, **own})
 
 
 @asynccontextmanager
 async def stack(
-    settings: Settings, folder: Path, *, sink: Callable[[str, str], None]
+    settings: Settings, folder: Path, *, sink: Callable[[str, str], None], secure: bool = False
 ) -> AsyncIterator[tuple[Endpoints, Supervisor]]:
     """Run everything in `folder` (an absolute path); ready when entered, stopped when left.
 
-    sink: hears (program, line) for every line that a program writes. Raises StackError when the folder is in use
-    or a worker does not become ready, naming it.
+    sink: hears (program, line) for every line that a program writes. secure: NATS speaks TLS and knows each role by its
+    key; a folder that was started so once stays so. Raises StackError when the folder is in use or a worker does not
+    become ready, naming it.
     """
     with owned(folder):
+        keys = folder / FOLDER if secure else keys_in(folder)
+        if secure and settings.nats_url:
+            raise StackError("NATS_URL names a server of yours, so it is yours to secure: docs/deployment.md says how")
         if settings.tars_trust is None:
             ensure_operator(folder, settings.tars_user or getpass.getuser())
             if settings.oidc_issuer is not None:
                 ensure_page(folder)
-        servers = await asyncio.to_thread(Servers, settings, folder)
+        servers = await asyncio.to_thread(Servers, settings, folder, None if settings.nats_url else keys)
         try:
             async with _workers(settings, folder, servers, sink) as running:
                 yield running
@@ -172,12 +188,15 @@ async def stack(
 async def _workers(
     settings: Settings, folder: Path, servers: Servers, sink: Callable[[str, str], None]
 ) -> AsyncIterator[tuple[Endpoints, Supervisor]]:
-    bus = await connect_bus(servers.nats_url, "up", patience=10)
+    keys = servers.keys
+    access = Access("admin", seed_path(keys, "admin"), keys / AUTHORITY) if keys else access_of(settings, "admin")
+    bus = await connect_bus(servers.nats_url, "up", access=access, patience=10)
     await provision(bus.jetstream, ack_wait=settings.ack_wait_seconds, replicas=settings.stream_replicas)
     await bus.close()
     ports = worker_ports(settings)
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    endpoints = Endpoints(servers.nats_url, servers.redis_url, addresses.pop("dashboard"), addresses)
+    page = addresses.pop("dashboard")
+    endpoints = Endpoints(servers.nats_url, servers.redis_url, page, addresses, str(keys) if keys else None)
     supervisor, stop = Supervisor(programs(settings, endpoints, ports, folder), sink=sink), asyncio.Event()
     running = asyncio.create_task(supervisor.run(stop))
     watching = asyncio.create_task(servers.watch())

@@ -5,7 +5,7 @@ Provisioning, permissions and tests derive from here; nobody writes a subject by
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -20,6 +20,8 @@ from tars.schemas.update import UpdateCommand, UpdateEvent
 
 DAY = 86_400.0
 GIB = 1 << 30
+MIB = 1 << 20
+KIB = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Stream:
     """Seconds; 0: for ever."""
     max_bytes: int = -1
     max_msgs_per_subject: int = -1
+    max_msg_size: int = -1
+    """Bytes of headers and body; -1: what the server takes. May be changed at any time."""
     allow_atomic: bool = False
     """Several events in one commit."""
     append_only: bool = False
@@ -87,6 +91,7 @@ STREAMS: Mapping[str, Stream] = {
             ("tars.command.study.>", "tars.command.update.>"),
             "requests that wait for a worker",
             retention="workqueue",
+            max_msg_size=MIB,  # evidence of up to 64 KiB, and a fleet by its names
         ),
         Stream(
             "TRIALS",
@@ -99,6 +104,7 @@ STREAMS: Mapping[str, Stream] = {
             ("tars.command.agent.>",),
             "the values an agent is to run; its version is this stream's sequence",
             max_msgs_per_subject=64,
+            max_msg_size=MIB,  # the approved content, which names every agent, and the signed approval
             republish=("tars.command.agent.>", "tars.live.agent.>"),
         ),
         Stream(
@@ -107,6 +113,7 @@ STREAMS: Mapping[str, Stream] = {
             "episodes, heartbeats, conflicts, equilibria, trial progress, page sessions",
             max_age=7 * DAY,
             max_bytes=8 * GIB,
+            max_msg_size=64 * KIB,
             asynchronous=True,
         ),
         Stream("DEAD", ("tars.dead.>",), "what could not be decoded or handled", max_age=30 * DAY, max_bytes=GIB),
@@ -135,46 +142,70 @@ DURABLES: Mapping[str, Durable] = {
 
 @dataclass(frozen=True)
 class Rights:
-    """What a role sends, and which durables it works on."""
+    """What a role sends, what it reads, and which durables it works on; `schemas/permissions.py` makes NATS's of it."""
 
-    publishes: tuple[str, ...]
+    why: str
+    publishes: tuple[str, ...] = ()
     durables: tuple[str, ...] = ()
+    """Whose messages it handles; what it cannot use it puts aside, in DEAD."""
     reads: tuple[str, ...] = ()
-    """Streams it may read by subject, and buckets."""
+    """Streams it may read by subject, and hear live; and buckets."""
     keeps: tuple[str, ...] = ()
     """Buckets whose objects it writes and deletes."""
+    hears: tuple[str, ...] = ()
+    """Other subjects it listens to."""
+    measures: bool = False
+    """How much lies in every stream and waits before every durable: numbers, no messages."""
+    is_answered: bool = False
+    """Workers answer it."""
 
+
+ASKING: Final = ("tars.command.study.>", "tars.command.update.>", "tars.query.>")
+LIVING: Final = ("tars.event.agent.>", "tars.report.agent.>", "tars.dead.AGENTS.>")
 
 ROLES: Mapping[str, Rights] = {
     "person": Rights(
-        ("tars.command.study.>", "tars.command.update.>", "tars.query.>", "tars.report.session.>"),
-        (),
-        ("EVENTS", "DEAD"),
+        "a person's command line, or a script",
+        ASKING,
+        reads=("EVENTS", "TRIALS", "AGENTS", "DEAD"),
+        measures=True,
+        is_answered=True,
     ),
+    "dashboard": Rights("the page", (*ASKING, "tars.report.session.>"), reads=("EVENTS", "DEAD"), is_answered=True),
     "coordinator": Rights(
-        ("tars.event.study.>", "tars.command.trial.>", "tars.reply.>", "tars.dead.>"),
+        "decides about studies and runs them",
+        ("tars.event.study.>", "tars.command.trial.>", "tars.reply.>"),
         ("study-command", "run-study"),
-        ("EVENTS", "TRIALS", "AGENTS", "SNAPSHOTS"),
+        ("EVENTS", "TRIALS", "SNAPSHOTS"),
         ("SNAPSHOTS",),
     ),
     "trainer": Rights(
-        ("tars.event.trial.>", "tars.report.trial.>", "tars.dead.>"), ("run-trial",), ("TRIALS", "SNAPSHOTS")
+        "trains trials", ("tars.event.trial.>", "tars.report.trial.>"), ("run-trial",), ("TRIALS", "SNAPSHOTS")
     ),
     "sync": Rights(
-        ("tars.event.update.>", "tars.command.agent.>", "tars.reply.>", "tars.dead.>"),
+        "decides about updates and rolls them out",
+        ("tars.event.update.>", "tars.event.agent.lost.>", "tars.command.agent.>", "tars.reply.>"),
         ("update-command", "propose-champion", "run-rollout"),
         ("EVENTS", "AGENTS", "REPORTS"),
     ),
     "agents": Rights(
-        ("tars.event.agent.>", "tars.report.agent.>", "tars.report.game.>"),
-        (),
-        ("EVENTS", "AGENTS", "SNAPSHOTS"),
-        ("SNAPSHOTS",),
+        "hosts live agents; an attached one with snapshots on the bus",
+        (*LIVING, "tars.report.game.>"),
+        reads=("EVENTS", "AGENTS", "SNAPSHOTS"),
+        keeps=("SNAPSHOTS",),
     ),
-    "consumers": Rights(("tars.reply.>",), (), ("EVENTS", "TRIALS", "REPORTS", "DEAD")),
-    "mlflow": Rights((), (), ("EVENTS", "TRIALS")),
+    "attached": Rights("somebody else's learner, attached", LIVING, reads=("EVENTS", "AGENTS")),
+    "consumers": Rights(
+        "folds streams into views and answers queries",
+        ("tars.reply.>",),
+        reads=("EVENTS", "TRIALS", "REPORTS", "DEAD"),
+        hears=("tars.query.>",),
+        measures=True,
+    ),
+    "mlflow": Rights("tells MLflow of studies and champions", reads=("EVENTS", "TRIALS")),
+    "admin": Rights("makes streams and durables, backs them up and restores them", ("$JS.>",)),
 }
-"""Who publishes what and works on which durable; the permissions of a shared server derive from it."""
+"""Who publishes what and works on which durable; the permissions of a secured server derive from it."""
 
 
 def _kinds() -> dict[str, type[Message]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Final
 
 from faststream import AckPolicy, Context, Depends
 from faststream.nats import JStream, NatsRouter, PullSub
@@ -14,12 +14,15 @@ from tars.runtime.running_agents import episodes_run, running_agents
 from tars.runtime.settings import Settings
 from tars.schemas.hyperparameters import same
 from tars.schemas.message import By, Envelope
+from tars.schemas.permissions import inbox_of
 from tars.schemas.study import StudyEvent, StudyFinished, StudyStarted
 from tars.schemas.update import ProposeUpdate, UpdateCommand, UpdateEvent
 from tars.sync_worker.facts import facts_of, gather
 from tars.sync_worker.lifecycle import Facts, decide, replay
 
 router = NatsRouter()
+INBOX: Final = f"{inbox_of('sync')}.".encode()
+"""A pull subscriber takes over no prefix from its broker."""
 ID_LENGTH = 64
 ONE_AT_A_TIME = PullSub(batch_size=1, timeout=1)
 
@@ -30,6 +33,7 @@ ONE_AT_A_TIME = PullSub(batch_size=1, timeout=1)
     durable="update-command",
     pull_sub=ONE_AT_A_TIME,
     ack_policy=AckPolicy.MANUAL,
+    inbox_prefix=INBOX,
     decoder=decoded,
     no_reply=True,
 )
@@ -47,6 +51,7 @@ async def on_update_command(
     durable="propose-champion",
     pull_sub=ONE_AT_A_TIME,
     ack_policy=AckPolicy.MANUAL,
+    inbox_prefix=INBOX,
     decoder=decoded,
     no_reply=True,
 )

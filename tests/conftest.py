@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import redis.asyncio
 from ready_servers import ReadyServers
+from secured import Secured
 
 from tars.runtime.bus import Bus, connect_bus
-from tars.runtime.servers import Server, start_valkey
+from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ def nats_server(request: pytest.FixtureRequest, tmp_path: Path, ready_servers: R
     (tmp_path / "nats").symlink_to(server.folder)
     yield server
     ready_servers.throw_away(server)
+
+
+@pytest.fixture
+async def secured(tmp_path: Path) -> AsyncIterator[Secured]:
+    """A nats-server of this test's own that knows roles by their keys, provisioned."""
+    server = start_nats(tmp_path / "nats", keys=tmp_path / "nats-keys")
+    found = Secured(server, tmp_path / "nats-keys")
+    await found.provision(ACK_WAIT)
+    yield found
+    server.stop()
 
 
 @pytest.fixture

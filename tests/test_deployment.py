@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from tars.cli.main import app
 from tars.runtime.settings import Settings
 from tars.runtime.stack import Endpoints, programs, worker_ports
+from tars.schemas.streams import ROLES
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -32,7 +33,7 @@ SINKS = {"mlflow"}
 BY_THE_CHART = {
     "NATS_URL", "REDIS_URL", "USE_REDIS", "STREAM_REPLICAS", "LISTEN_ADDRESS", "OTEL_EXPORTER_OTLP_ENDPOINT",
     "HYPERPARAM_SYNC_PORT", "TARS_TRUST", "TARS_KEY", "DASHBOARD_WITHOUT_LOGIN", "OIDC_CLIENT_SECRET_FILE",
-    "OIDC_COOKIE_SECRET_FILE",
+    "OIDC_COOKIE_SECRET_FILE", "NATS_NKEY_FILE", "NATS_CA_FILE",
 }  # fmt: skip
 """Settings that the chart derives from its values, so that nobody sets them beside these."""
 LOCAL = {"TARS_DATA", "TARS_USER", "USE_MLFLOW", "MLFLOW_TRACKING_URI"}
@@ -122,6 +123,17 @@ def test_compose_publishes_on_loopback_alone_and_names_only_what_there_is() -> N
         files = {source for source in sources if source.startswith("./")}
         assert all((DEPLOY / source).exists() for source in files)
         assert sources - files - {"/var/run/docker.sock"} <= set(COMPOSE["volumes"])
+
+
+def test_a_container_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_other() -> None:
+    secured = yaml.safe_load((DEPLOY / "compose.secure.yaml").read_text())
+    for name in OURS:
+        role = "admin" if name == "provision" else name
+        authority, seed = secured["services"][name]["secrets"]
+        assert (authority, seed["source"]) == ("ca", role)
+        assert secured["secrets"][role]["file"].endswith(f"/{role}.nk")
+        assert set(secured["services"][name]["environment"]) <= names(Settings.model_fields)
+    assert set(secured["services"]) == {*OURS, "nats"}
 
 
 def test_every_image_has_its_version() -> None:
@@ -227,6 +239,26 @@ def test_a_page_at_which_nobody_logs_in_is_let_out_of_the_cluster_by_nobody() ->
     assert "nobody is asked who they are" in refused.value.stderr
     assert rendered(ingress__enabled="true", ingress__asksWhoItIs="true")
     assert rendered(ingress__enabled="true", **LOGIN)
+
+
+@needs_helm
+def test_a_pod_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_other() -> None:
+    secure = {f"nats__secure__{name}": name.lower() for name in ("seedsSecret", "keysConfigMap", "tlsSecret")}
+    roles = dict.fromkeys(VALUES["workers"])
+    for found in rendered(**secure):
+        if found["kind"] not in {"Deployment", "Job"}:
+            continue
+        pod = found["spec"]["template"]["spec"]
+        role = found["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        seeds = [volume["secret"]["items"] for volume in pod["volumes"] if volume["name"] == "seed"]
+        roles[role] = seeds[0][0]["key"]
+        given = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+        assert given["NATS_URL"] == "tls://tars-nats:4222"
+        assert given["NATS_NKEY_FILE"] == "/run/tars/role.nk"
+        assert len(seeds) == len(seeds[0]) == 1
+    assert roles.pop("provision") == "admin.nk"
+    assert roles == {role: f"{role}.nk" for role in VALUES["workers"]}
+    assert set(VALUES["workers"]) <= set(ROLES)
 
 
 @needs_helm

@@ -37,6 +37,7 @@ def export(
     settings = load_settings()
     from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
     from tars.runtime import export as exports  # noqa: PLC0415
+    from tars.runtime.access import access_of  # noqa: PLC0415
     from tars.runtime.bus import connect_bus  # noqa: PLC0415
     from tars.runtime.signing import TrustFile, signer_of  # noqa: PLC0415
 
@@ -44,7 +45,7 @@ def export(
     signer = signer_of(settings, settings.tars_user or None)
 
     async def write() -> int:
-        bus = await connect_bus(nats_address(settings), "export", patience=3)
+        bus = await connect_bus(nats_address(settings), "export", access=access_of(settings, "person"), patience=3)
         try:
             return (await exports.write_export(to, first, exports.collect(bus, update_id), signer)).messages
         finally:

@@ -38,7 +38,8 @@ def backup(
 
     with _progress() as tell:
         save: Work = lambda bus: back_up(bus, folder, reports=not without_reports, tell=tell)  # noqa: E731
-        manifest = asyncio.run(_connected(nats_address(load_settings()), save))
+        settings = load_settings()
+        manifest = asyncio.run(_connected(nats_address(settings), settings, save))
     _show(manifest, f"backup in {folder}", as_json=as_json)
 
 
@@ -50,11 +51,13 @@ def restore(folder: Folder, *, data: Data = None, as_json: AsJson = False) -> No
     from tars.runtime import backup as backups  # noqa: PLC0415 - help must be quick
 
     settings = load_settings()
+    if data is not None:
+        settings = settings.model_copy(update={"tars_data": data, "nats_url": None})
     replicas, ack_wait = settings.stream_replicas, settings.ack_wait_seconds
     backups.read_manifest(folder)  # before a server is started, or a folder made
-    with _server(settings, data) as address, _progress() as tell:
+    with _server(settings) as address, _progress() as tell:
         load: Work = lambda bus: backups.restore(bus, folder, ack_wait=ack_wait, replicas=replicas, tell=tell)  # noqa: E731
-        manifest = asyncio.run(_connected(address, load))
+        manifest = asyncio.run(_connected(address, settings, load))
     _show(manifest, f"restored from {folder}", as_json=as_json)
 
 
@@ -62,23 +65,25 @@ Work = Callable[["Bus"], Awaitable["Manifest"]]
 
 
 @contextmanager
-def _server(settings: Settings, data: Path | None) -> Iterator[str]:
+def _server(settings: Settings) -> Iterator[str]:
     """The server to restore into: NATS_URL's, else one started on the data folder for as long as it takes."""
-    if settings.nats_url and data is None:
+    if settings.nats_url:
         yield settings.nats_url
         return
-    from tars.runtime.servers import start_nats  # noqa: PLC0415 - help must be quick
+    from tars.runtime.access import keys_in  # noqa: PLC0415 - help must be quick
+    from tars.runtime.servers import start_nats  # noqa: PLC0415
     from tars.runtime.stack import owned  # noqa: PLC0415
 
-    folder = (data or settings.tars_data).resolve()
-    with owned(folder), start_nats(folder / "nats") as server:
+    folder = settings.tars_data.resolve()
+    with owned(folder), start_nats(folder / "nats", keys=keys_in(folder)) as server:
         yield server.url
 
 
-async def _connected(address: str, work: Work) -> "Manifest":
-    from tars.runtime.bus import connect_bus  # noqa: PLC0415 - help must be quick
+async def _connected(address: str, settings: Settings, work: Work) -> "Manifest":
+    from tars.runtime.access import access_of  # noqa: PLC0415 - help must be quick
+    from tars.runtime.bus import connect_bus  # noqa: PLC0415
 
-    bus = await connect_bus(address, "backup", patience=5)
+    bus = await connect_bus(address, "backup", access=access_of(settings, "admin"), patience=5)
     try:
         return await work(bus)
     finally:

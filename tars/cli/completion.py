@@ -70,11 +70,14 @@ def _rows(query: str) -> list[Any]:
 async def _asked(query: str) -> list[Any]:
     from tars.producers.async_client import AsyncClient  # noqa: PLC0415 - help must be quick
     from tars.producers.commands import nats_address, sender  # noqa: PLC0415
+    from tars.runtime.access import access_of  # noqa: PLC0415
     from tars.runtime.bus import connect_bus  # noqa: PLC0415
     from tars.runtime.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
-    bus = await connect_bus(nats_address(settings), "completion", patience=PATIENCE)
+    bus = await connect_bus(
+        nats_address(settings), "completion", access=access_of(settings, "person"), patience=PATIENCE
+    )
     try:
         return await AsyncClient(bus, sender(settings)).query(query, Ask(limit=NEWEST))
     finally:

@@ -1,5 +1,6 @@
 """`tars keys`: who may do what, and the keys that prove it."""
 
+from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
 import typer
@@ -82,6 +83,50 @@ def list_(*, as_json: AsJson = False) -> None:
     show_rows("trusted keys", rows, COLUMNS, as_json=as_json)
 
 
+class SeedRow(BaseModel):
+    """The key by which a secured NATS knows a role."""
+
+    role: str
+    public: str
+    private: str
+    """The file of its seed."""
+
+
+@keys.command()
+def nats(
+    folder: Annotated[Path | None, typer.Argument(help="Where the seeds go; default nats-keys in TARS_DATA.")] = None,
+    *,
+    certificate: Annotated[
+        list[str], typer.Option("--certificate", metavar="NAME", help="And one for a server of this name; repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
+    permissions: Annotated[
+        bool, typer.Option("--permissions", help="Only print the server's side: what each role may do.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the keys by which a secured NATS knows each role; those that are there stay."""
+    from tars.runtime import access, certificates  # noqa: PLC0415 - help must be quick
+    from tars.schemas.permissions import accounts  # noqa: PLC0415
+
+    if permissions:
+        out.print(accounts(), end="", highlight=False, markup=False, soft_wrap=True)
+        return
+    place = folder or load_settings().tars_data / access.FOLDER
+    public = access.ensure_seeds(place)
+    rows = [SeedRow(role=role, public=key, private=str(access.seed_path(place, role))) for role, key in public.items()]
+    environment = access.write_public(place, public)
+    if certificate:
+        made = certificates.ensure_server_certificate(place, certificate)
+        err.print(f"the server shows {made.public}; clients need {place / access.AUTHORITY}", highlight=False)
+    show_rows("keys of roles", rows, SEED_COLUMNS, as_json=as_json)
+    err.print(f"the server's environment is {environment}; each process needs its own seed alone", highlight=False)
+
+
+SEED_COLUMNS: Final[dict[str, Any]] = {
+    "role": lambda row: row.role,
+    "public key": lambda row: row.public,
+    "seed": lambda row: row.private,
+}
 COLUMNS: Final[dict[str, Any]] = {
     "name": lambda row: row.name,
     "key": lambda row: row.key,

@@ -49,11 +49,13 @@ def provision(
     from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
     from tars.runtime import bus  # noqa: PLC0415
     from tars.runtime import provision as streams  # noqa: PLC0415
+    from tars.runtime.access import access_of  # noqa: PLC0415
 
     settings = load_settings()
 
     async def make() -> dict[str, str]:
-        connection = await bus.connect_bus(nats_address(settings), "provision", patience=patience)
+        access = access_of(settings, "admin")
+        connection = await bus.connect_bus(nats_address(settings), "provision", access=access, patience=patience)
         try:
             replicas, ack_wait = settings.stream_replicas, settings.ack_wait_seconds
             jetstream = connection.jetstream
@@ -99,15 +101,20 @@ def up(
     *,
     data: Data = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="NATS with TLS, and a key and rights of its own for each role; stays so.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Where everything listens, as one line of JSON.")] = False,
 ) -> None:
     """Run everything on this machine until Ctrl-C."""
     settings = load_settings()
     folder = (data or settings.tars_data).resolve()
-    asyncio.run(run_up(settings, folder, open_page=not no_browser, as_json=as_json))
+    asyncio.run(run_up(settings, folder, open_page=not no_browser, secure=secure, as_json=as_json))
 
 
-async def run_up(settings: Settings, folder: Path, *, open_page: bool, as_json: bool = False) -> None:
+async def run_up(
+    settings: Settings, folder: Path, *, open_page: bool, secure: bool = False, as_json: bool = False
+) -> None:
     """Run the stack until a signal; print where everything is."""
     from tars.runtime.stack import stack  # noqa: PLC0415 - help must be quick
 
@@ -115,7 +122,7 @@ async def run_up(settings: Settings, folder: Path, *, open_page: bool, as_json: 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     err.print(f"starting in {folder} ...")
-    async with stack(settings, folder, sink=prefixed()) as (endpoints, _):
+    async with stack(settings, folder, sink=prefixed(), secure=secure) as (endpoints, _):
         _show_endpoints(endpoints, as_json=as_json)
         if open_page:
             webbrowser.open(endpoints.dashboard)
@@ -131,6 +138,8 @@ def _show_endpoints(endpoints: "Endpoints", *, as_json: bool) -> None:
     out.print(
         f"page   {endpoints.dashboard}\nnats   {endpoints.nats}\nredis  {endpoints.redis or '-'}", highlight=False
     )
+    if endpoints.keys:
+        out.print(f"keys   {endpoints.keys}: NATS lets in only who has one", highlight=False)
     out.print("Ctrl-C stops everything; the data stays.", highlight=False)
 
 

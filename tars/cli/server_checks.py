@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from tars.cli.finding import Finding, look, ok, wrong
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.commands import endpoints, nats_address
-from tars.runtime.bus import Bus, Unreachable, connect_bus
+from tars.runtime.access import BadSeed, access_of
+from tars.runtime.bus import Bus, NotAdmitted, Unreachable, connect_bus
 from tars.runtime.journal import Journal
 from tars.runtime.provision import differences
 from tars.runtime.settings import Settings
@@ -42,7 +43,9 @@ async def nats_findings(settings: Settings) -> list[Finding]:
     """Everything that NATS is asked; one finding alone where it does not answer."""
     url = nats_address(settings)
     try:
-        bus = await connect_bus(url, "doctor", patience=PATIENCE)
+        bus = await connect_bus(url, "doctor", access=access_of(settings, "person"), patience=PATIENCE)
+    except (NotAdmitted, BadSeed) as error:
+        return [wrong("NATS", *str(error).split(": ", 1))]
     except Unreachable:
         return [wrong("NATS", f"no server answers at {url}", "start one with `tars up`, or set NATS_URL")]
     try:

@@ -12,7 +12,7 @@ from tars.consumers.app import worker as consumers
 from tars.producers import async_client
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.client import Client, connect
-from tars.producers.commands import DEADLINE, CommandRefused, Outcome, OutcomeUnknown
+from tars.producers.commands import DEADLINE, CommandRefused, NotSent, Outcome, OutcomeUnknown
 from tars.runtime.app import Worker
 from tars.runtime.bus import Bus, Unreachable
 from tars.runtime.journal import History, Journal
@@ -141,6 +141,17 @@ async def test_commands_on_one_id_wait_for_each_other_and_others_do_not(client: 
 
 async def _has(stored: Callable[[], Awaitable[list[str]]], what: str) -> bool:
     return what in await stored()
+
+
+async def test_a_command_that_no_stream_takes_is_not_sent_and_says_how_much_one_may_have(
+    client: AsyncClient, bus: Bus
+) -> None:
+    fleet = tuple(f"agent-{number:058}" for number in range(20_000))
+    with pytest.raises(NotSent) as caught:
+        await client.send(PROPOSE.model_copy(update={"agents": fleet}))
+    assert "COMMANDS takes at most 1,048,576" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (await bus.stream("COMMANDS")).state.messages == 0
 
 
 async def test_what_is_sent_has_a_deadline_a_name_and_a_place_for_the_answer(client: AsyncClient, bus: Bus) -> None:

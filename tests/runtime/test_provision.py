@@ -27,6 +27,16 @@ async def test_a_drifted_durable_is_put_right(bus: Bus) -> None:
     assert (await bus.jetstream.consumer_info("TRIALS", "run-trial")).config.ack_wait == 2.0
 
 
+async def test_limits_that_came_later_are_set_on_streams_that_hold_messages(bus: Bus) -> None:
+    older = (await bus.stream("COMMANDS")).config.evolve(max_msg_size=-1)
+    await bus.jetstream.update_stream(older)
+    await bus.jetstream.publish("tars.command.study.start.v1.s", b" " * 2_000_000, stream="COMMANDS")
+    assert (await provision(bus.jetstream, ack_wait=2.0))["COMMANDS"] == "changed"
+    with pytest.raises(APIError, match="message size exceeds maximum allowed"):
+        await bus.jetstream.publish("tars.command.study.start.v1.s", b" " * 2_000_000, stream="COMMANDS")
+    assert (await bus.stream("COMMANDS")).state.messages == 1
+
+
 async def test_the_ledger_can_neither_be_purged_nor_lose_a_message(bus: Bus) -> None:
     await bus.jetstream.publish("tars.event.agent.started.v1.a", b"{}", stream="EVENTS")
     with pytest.raises(APIError):

@@ -36,11 +36,38 @@ runAsNonRoot: true
 capabilities: { drop: [ALL] }
 {{- end }}
 
+{{/* What a process of a role needs on a secured NATS. A seed that a group can read is not used, and Kubernetes gives its
+Secrets to one: so it is copied; a pod gets the seed of its own role alone. */}}
+{{- define "tars.seedVolumes" -}}
+- name: seed
+  secret: { secretName: {{ .root.Values.nats.secure.seedsSecret }}, items: [{ key: {{ .role }}.nk, path: role.nk }] }
+- name: nats-ca
+  secret:
+    secretName: {{ required "nats.secure.tlsSecret, because nats.secure.seedsSecret is set" .root.Values.nats.secure.tlsSecret }}
+    items: [{ key: ca.crt, path: ca.crt }]
+{{- end }}
+
+{{- define "tars.keyContainer" -}}
+- name: key
+  image: {{ include "tars.image" .root }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [sh, -c, {{ printf "umask 077 && cp %s /run/tars/" (join " " .files) | quote }}]
+  resources:
+    requests: { cpu: 10m, memory: 16Mi }
+    limits: { memory: 64Mi }
+  securityContext: {{ include "tars.containerSecurity" .root | nindent 4 }}
+  volumeMounts:
+    - { name: key, mountPath: /run/tars }
+    {{- range $name, $path := .mounts }}
+    - { name: {{ $name }}, mountPath: {{ $path }}, readOnly: true }
+    {{- end }}
+{{- end }}
+
 {{/* The environment of every process of TARS, the same that `tars up` gives. */}}
 {{- define "tars.environment" -}}
 - name: NATS_URL
 {{- if .Values.nats.bundled }}
-  value: nats://{{ include "tars.name" . }}-nats:4222
+  value: {{ ternary "tls" "nats" (ne .Values.nats.secure.seedsSecret "") }}://{{ include "tars.name" . }}-nats:4222
 {{- else if .Values.nats.urlSecret.name }}
   valueFrom: { secretKeyRef: { name: {{ .Values.nats.urlSecret.name }}, key: {{ .Values.nats.urlSecret.key }} } }
 {{- else }}
@@ -61,6 +88,12 @@ capabilities: { drop: [ALL] }
 {{- end }}
 - name: STREAM_REPLICAS
   value: {{ ternary .Values.nats.replicas .Values.nats.streamReplicas .Values.nats.bundled | quote }}
+{{- if .Values.nats.secure.seedsSecret }}
+- name: NATS_NKEY_FILE
+  value: /run/tars/role.nk
+- name: NATS_CA_FILE
+  value: /etc/nats-ca/ca.crt
+{{- end }}
 - name: LISTEN_ADDRESS
   value: "0.0.0.0"
 {{- if .Values.trust.configMap }}
@@ -93,6 +126,10 @@ template:
     imagePullSecrets: {{ toYaml . | nindent 6 }}
     {{- end }}
     securityContext: {{ include "tars.podSecurity" 10001 | nindent 6 }}
+    {{- if .Values.nats.secure.seedsSecret }}
+    initContainers:
+      {{- include "tars.keyContainer" (dict "root" . "files" (list "/seed/role.nk") "mounts" (dict "seed" "/seed")) | nindent 6 }}
+    {{- end }}
     containers:
       - name: provision
         image: {{ include "tars.image" . }}
@@ -105,6 +142,14 @@ template:
         securityContext: {{ include "tars.containerSecurity" . | nindent 10 }}
         volumeMounts:
           - { name: tmp, mountPath: /tmp }
+          {{- if .Values.nats.secure.seedsSecret }}
+          - { name: key, mountPath: /run/tars, readOnly: true }
+          - { name: nats-ca, mountPath: /etc/nats-ca, readOnly: true }
+          {{- end }}
     volumes:
       - { name: tmp, emptyDir: {} }
+      {{- if .Values.nats.secure.seedsSecret }}
+      - { name: key, emptyDir: { medium: Memory } }
+      {{- include "tars.seedVolumes" (dict "root" . "role" "admin") | nindent 6 }}
+      {{- end }}
 {{- end }}
