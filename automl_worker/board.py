@@ -14,6 +14,7 @@ class Board:
 
     asked: dict[int, RunTrial] = field(default_factory=dict)
     outcomes: dict[int, TrialCompleted | TrialPruned | TrialFailed] = field(default_factory=dict)
+    """In the order in which they were stored."""
     unreadable: set[int] = field(default_factory=set)
     """Numbers whose trial or outcome is stored but cannot be read: used up, and counted as failed."""
     newest: datetime | None = None
@@ -33,6 +34,10 @@ class Board:
     def is_taken(self, number: int) -> bool:
         """Whether something is stored under this number; then nothing else ever is."""
         return number in self.asked or number in self.unreadable
+
+    def answered(self) -> list[int]:
+        """Numbers of which nothing more will come, the earliest first; those that cannot be read before all others."""
+        return [*self.unreadable, *(number for number in self.outcomes if number not in self.unreadable)]
 
     def is_waiting(self) -> bool:
         """Whether a trial that was asked has no outcome yet."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -12,8 +11,9 @@ from nats.aio.msg import Msg
 from tars import __version__
 from tars.automl_worker.board import Board
 from tars.automl_worker.explain import importances
-from tars.automl_worker.plan import next_step
-from tars.automl_worker.sampler import Asked, batch_size, suggest
+from tars.automl_worker.pace import Pace, pace_of
+from tars.automl_worker.plan import Known, next_step
+from tars.automl_worker.sampler import Asked, suggest
 from tars.automl_worker.steps import Ask, Wait
 from tars.automl_worker.study import replay
 from tars.automl_worker.study_snapshots import copy_snapshots, delete_copies
@@ -148,13 +148,13 @@ def time_is_up(started: StudyStarted, history: History[StudyEvent], board: Board
 
 
 def plan(
-    started: StudyStarted, board: Board, *, time_is_up: bool = False, batch: int | None = None
+    started: StudyStarted, board: Board, *, time_is_up: bool = False, pace: Pace | None = None
 ) -> Ask | Wait | StudyFinished:
-    """The next step, with Optuna's suggestions and importances; `batch` points at once, or as batch_size says."""
+    """The next step, with Optuna's suggestions and importances; at its usual pace, or another."""
     algorithm = ALGORITHMS[started.algorithm]
 
-    def points(history: Sequence[tuple[dict[str, Value], tuple[float, ...]]], count: int) -> list[dict[str, Value]]:
-        told = [Asked(point, values) for point, values in history]
+    def points(known: Known, count: int) -> list[dict[str, Value]]:
+        told = [Asked(point, values) for point, values in known]
         return suggest(
             algorithm,
             started.searched,
@@ -166,8 +166,8 @@ def plan(
             objective=started.objective,
         )
 
-    size = batch or batch_size(started.trials)
-    step = next_step(started, board, points, size, __version__, time_is_up=time_is_up)
+    pace = pace or pace_of(started.trials)
+    step = next_step(started, board, points, pace, __version__, time_is_up=time_is_up)
     if isinstance(step, StudyFinished):
         return step.model_copy(update={"importances": importances(started, board)})
     return step

@@ -1,10 +1,11 @@
 """What a study does next, from its messages alone: the same messages, the same plan, whoever asks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from tars.automl_worker.ablation import explain
 from tars.automl_worker.board import Board, front, told, value
+from tars.automl_worker.pace import Pace
 from tars.automl_worker.steps import Ask, Wait
 from tars.automl_worker.study import whole
 from tars.automl_worker.trials import search_trial
@@ -17,23 +18,23 @@ from tars.schemas.trial import RunTrial, TrialPruned
 CANDIDATES: Final = MOST_CANDIDATES
 """The best few of a search that are weighed on held-out seeds."""
 
-Suggest = Callable[[Sequence[tuple[dict[str, Value], tuple[float, ...]]], int], list[dict[str, Value]]]
-"""(points asked so far with what they were worth, how many more) -> the next points."""
+Known = Sequence[tuple[dict[str, Value], tuple[float, ...] | None]]
+"""Points asked so far with what they were worth; None: not known yet."""
+Suggest = Callable[[Known, int], list[dict[str, Value]]]
+"""(what is known, how many more) -> the next points."""
 
 
 def next_step(
-    started: StudyStarted, board: Board, suggest: Suggest, batch: int, code_version: str, *, time_is_up: bool = False
+    started: StudyStarted, board: Board, suggest: Suggest, pace: Pace, code_version: str, *, time_is_up: bool = False
 ) -> Ask | Wait | StudyFinished:
-    """Ask the next batch of the search, then of the held-out trials look by look; explain the champion; finish.
+    """Ask the search batch by batch, then the held-out trials look by look; explain the champion; finish.
 
     time_is_up: no further trial of the search is asked.
     """
+    if not time_is_up and (asked := _search(started, board, suggest, pace)):
+        return Ask(asked)
     if board.is_waiting():
         return Wait()
-    # What is free, not how many were asked: a holder that died while it asked a batch can leave gaps.
-    free = [] if time_is_up else [number for number in range(started.trials) if not board.is_taken(number)]
-    if free:
-        return Ask(_search(started, board, suggest, free[:batch]))
     candidates = candidates_of(started, board)
     if not candidates:
         return finished(started, board, None)
@@ -46,18 +47,39 @@ def next_step(
     return explained if isinstance(explained, Ask) else finished(started, board, explained)
 
 
-def _search(started: StudyStarted, board: Board, suggest: Suggest, numbers: Sequence[int]) -> tuple[RunTrial, ...]:
-    """The trials of these numbers: first of all the incumbent, then earlier champions, then what the sampler says."""
+def _search(started: StudyStarted, board: Board, suggest: Suggest, pace: Pace) -> tuple[RunTrial, ...]:
+    """The next batch of the search, or what a holder that died while it asked left of it; none: it is not time yet.
+
+    A batch is told as many answers as it waits for, and none that came later: so its points hang on the order of the
+    answers alone, and not on when a coordinator looked.
+    """
+    batches = ((batch, free) for batch in pace.batches(started.trials) if (free := _free(board, batch)))
+    batch, free = next(batches, (range(0), []))
+    needed = pace.needed(batch)
+    answered = [number for number in board.answered() if number < started.trials][:needed]
+    if not free or len(answered) < needed:
+        return ()
+    points = _points(started, board, suggest, batch, set(answered))
+    return tuple(search_trial(started, number, points[number]) for number in free)
+
+
+def _free(board: Board, numbers: Iterable[int]) -> list[int]:
+    """Those under which nothing is stored."""
+    return [number for number in numbers if not board.is_taken(number)]
+
+
+def _points(
+    started: StudyStarted, board: Board, suggest: Suggest, batch: range, answered: Collection[int]
+) -> dict[int, dict[str, Value]]:
+    """The points of a whole batch: first of all the incumbent, then earlier champions, then what the sampler says."""
     known = [
-        (board.asked[n].hyperparameters, told(started, board, n)) for n in sorted(board.asked) if n < started.trials
+        (board.asked[n].hyperparameters, told(started, board, n) if n in answered else None)
+        for n in range(batch.start)
+        if n in board.asked
     ]
-    first = [dict(started.incumbent), *started.warm]
-    given = {number: first[number] for number in numbers if number < len(first)}
-    points = iter(suggest(known, len(numbers) - len(given)))
-    return tuple(
-        search_trial(started, number, whole(started, given[number] if number in given else next(points)))
-        for number in numbers
-    )
+    given = [dict(started.incumbent), *started.warm][batch.start : batch.stop]
+    points = [*given, *suggest(known, len(batch) - len(given))]
+    return {number: whole(started, point) for number, point in zip(batch, points, strict=True)}
 
 
 def candidates_of(started: StudyStarted, board: Board) -> list[dict[str, Value]]:

@@ -1,6 +1,5 @@
 """The next points of a study, from its history alone: an Optuna study that is filled anew for every batch."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import Final, assert_never
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from tars.schemas.evidence import Objective
 from tars.schemas.hyperparameters import Algorithm, Choice, OneMinusLog, Search, Uniform, Value
@@ -17,8 +16,6 @@ from tars.schemas.study import Sampler
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-LARGEST_BATCH: Final = 32
-SMALLEST_BATCH: Final = 4
 DIRECTIONS: Final = ("maximize", "minimize", "minimize")
 """Of score, conflict and latency."""
 STARTUP_TRIALS: Final = 8
@@ -30,13 +27,8 @@ class Asked:
     """A point that was asked, and what it was worth. A failed one has the failed score."""
 
     point: Mapping[str, Value]
-    values: tuple[float, ...]
-    """The score to maximise; with the objective pareto, conflict and latency to minimise behind it."""
-
-
-def batch_size(trials: int) -> int:
-    """How many points are asked at once: enough to fill a population, few enough to learn from."""
-    return min(max(SMALLEST_BATCH, math.ceil(trials / 5)), LARGEST_BATCH)
+    values: tuple[float, ...] | None
+    """The score to maximise; with the objective pareto, conflict and latency to minimise behind it. None: it runs."""
 
 
 def space_of(algorithm: Algorithm, searched: Sequence[str], *, in_game: bool) -> dict[str, Search]:
@@ -111,6 +103,7 @@ def _told(
     space: Mapping[str, Search], distributions: dict[str, BaseDistribution], asked: Asked
 ) -> optuna.trial.FrozenTrial:
     return create_trial(
+        state=TrialState.RUNNING if asked.values is None else TrialState.COMPLETE,
         params={name: _parameter(search, asked.point[name]) for name, search in space.items()},
         distributions=distributions,
         values=asked.values,

@@ -38,7 +38,9 @@ DURABLE: Final = "run-trial"
 ALONE_AFTER: Final = 3
 """Deliveries after which a trial is trained by itself: it may be what kills its trainers."""
 REFILL_SECONDS: Final = 5.0
-"""How long training waits for trials to fill its empty lanes."""
+"""How long training waits, at most, to hear whether there are trials to fill its empty lanes."""
+REFILL_LINGER_SECONDS: Final = 0.01
+"""How long it waits for one to come: after its next episode it asks again."""
 AGAIN_SECONDS: Final = 0.5
 """Before an outcome that was not stored is sent again."""
 REPORT_EVERY: Final = 5
@@ -157,7 +159,7 @@ class Trainer:
 
         async def fetched(count: int) -> list[RunTrial]:
             """Trials that wait for a lane; those of another kind are trained after this group."""
-            new = await _fetch(self._trials, count, LINGER_SECONDS)
+            new = await _fetch(self._trials, count, REFILL_LINGER_SECONDS)
             hand.take(new)
             alike = Groups()
             for other, members in (await self._readable(new, hand)).items():

@@ -9,10 +9,12 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from fleet import reloaded_at_once, under_kills
 
 from attached import local_apply, overhead
 from report import Figure, arguments, percentile, show
@@ -195,12 +197,26 @@ async def settled(journal: Journal, count: int) -> None:
             await asyncio.sleep(0.1)
 
 
+def parts(*, quick: bool) -> dict[str, Callable[[], Sequence[Figure]]]:
+    """What can be measured, by name; quick: what is left out there takes longer than half a minute all the same."""
+    found: dict[str, Callable[[], Sequence[Figure]]] = {
+        "one": lambda: asyncio.run(measure(quick=quick)),
+        "fleet": lambda: asyncio.run(reloaded_at_once(5 if quick else 50)),
+        "kills": lambda: asyncio.run(under_kills(1000 if quick else 10_000, seed=1)),
+    }
+    return found
+
+
 def main() -> None:
     """Measure, show, write."""
-    options = arguments(__doc__ or "").parse_args()
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--part", choices=[*parts(quick=False)], action="append", help="only this; may be repeated")
+    options = parser.parse_args()
+    known = parts(quick=options.quick)
+    chosen = options.part or [name for name in known if not (options.quick and name == "kills")]
     torch.set_num_threads(1)
     start_telemetry("bench", "ERROR")
-    show("reload", asyncio.run(measure(quick=options.quick)), options.json)
+    show("reload", [figure for name in chosen for figure in known[name]()], options.json)
 
 
 if __name__ == "__main__":

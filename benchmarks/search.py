@@ -17,8 +17,8 @@ from rich.progress import track
 from report import Figure
 from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
+from tars.automl_worker.pace import Pace, pace_of
 from tars.automl_worker.plan import best_few
-from tars.automl_worker.sampler import batch_size
 from tars.automl_worker.steps import Ask
 from tars.automl_worker.trainer import LANES
 from tars.automl_worker.training import run_group
@@ -36,7 +36,7 @@ HELD_OUT: Final = range(10**6, 10**6 + 16)
 STUDY: Final = 20
 """Trials of a small study."""
 LONG: Final = 100
-"""Trials of the study whose batches are compared."""
+"""Trials of the longer study whose pace is measured."""
 EARLIER: Final = 3
 """Studies whose champions are tried first."""
 
@@ -76,12 +76,12 @@ def role_of(algorithm: AlgorithmName) -> str:
     return next(role for role, name in GAME_ROLES.items() if name == algorithm)
 
 
-def search(started: StudyStarted, batch: int | None = None, *, weigh: bool = False) -> Search:
+def search(started: StudyStarted, pace: Pace | None = None, *, weigh: bool = False) -> Search:
     """Ask and train until the search is over, or, with `weigh`, the whole study."""
     found = Search(started)
     while True:
         began = time.process_time()
-        step = plan(started, found.board, batch=batch)
+        step = plan(started, found.board, pace=pace)
         took = time.process_time() - began
         if isinstance(step, StudyFinished):
             found.finished = step
@@ -168,33 +168,41 @@ def spread(evidence: Evidence) -> float:
     return statistics.stdev(pair.candidate - pair.incumbent for pair in evidence.scores)
 
 
-def batches(algorithm: AlgorithmName, repeats: int) -> list[Figure]:
-    """What a study of 100 trials loses by asking in batches, and saves; beside it, points at random."""
-    scale, usual = Scale(algorithm), batch_size(LONG)
-    ways: dict[str, tuple[int, Sampler]] = {
-        "one by one": (1, "tpe"),
-        f"batches of {usual}": (usual, "tpe"),
+def batches(algorithm: AlgorithmName, trials: int, repeats: int) -> list[Figure]:
+    """What a study loses, and saves, by asking ahead at its usual pace; beside it, in whole batches, and at random."""
+    scale, usual, whole = Scale(algorithm), pace_of(trials), max(4, trials // 5)
+    alone, ahead = "one by one", f"{usual.in_flight} in flight"
+    ways: dict[str, tuple[Pace, Sampler]] = {
+        alone: (Pace(1, 1), "tpe"),
+        ahead: (usual, "tpe"),
+        f"batches of {whole}": (Pace(whole, whole), "tpe"),
         "random": (usual, "random"),
     }
     best: dict[str, list[float]] = {way: [] for way in ways}
     asking: dict[str, list[float]] = {way: [] for way in ways}
     for seed in track(range(repeats), description=f"{algorithm} in batches"):
-        for way, (batch, sampler) in ways.items():
-            found = search(study(algorithm, LONG, seed, sampler=sampler), batch)
+        for way, (pace, sampler) in ways.items():
+            found = search(study(algorithm, trials, seed, sampler=sampler), pace)
             few = best_few(found.started, found.board)
             scale.weigh(few)
             best[way].append(max(scale[point] for point in few))
-            asking[way].append(found.asking / LONG)
-    alone, together = (np.array(best[way]) for way in list(ways)[:2])
-    lost = 100 * (alone - together)
+            asking[way].append(found.asking / trials)
+    lost = 100 * (np.array(best[alone]) - np.array(best[ahead]))
     note = f"+-{lost.std(ddof=1) / len(lost) ** 0.5:.1f} (standard error, {repeats} repeats); best held-out score: "
     note += ", ".join(f"{way} {statistics.fmean(scores):.3f}" for way, scores in best.items())
     per_trial = {way: 1e3 * statistics.fmean(seconds) for way, seconds in asking.items()}
-    saved = per_trial["one by one"] - per_trial[f"batches of {usual}"]
+    saved = per_trial[alone] - per_trial[ahead]
     times = ", ".join(f"{way} {milliseconds:.2f} ms" for way, milliseconds in per_trial.items())
     return [
-        Figure(f"{algorithm}_batches_lose_pp", float(lost.mean()), None, None, note=note),
-        Figure(f"{algorithm}_batches_save_cpu_ms", saved, None, None, more=True, note=f"of asking, a trial: {times}"),
+        Figure(f"{algorithm}_{trials}_asked_ahead_lose_pp", float(lost.mean()), None, None, note=note),
+        Figure(
+            f"{algorithm}_{trials}_asked_ahead_save_cpu_ms",
+            saved,
+            None,
+            None,
+            more=True,
+            note=f"of asking, a trial: {times}",
+        ),
     ]
 
 

@@ -31,7 +31,7 @@ SENDS: Final[Mapping[Verb, type[Command]]] = {
     "propose": ProposeUpdate, "start": StartStudy, "stop": StopStudy,
 }  # fmt: skip
 """What each verb sends, which says who may; a replay sends whatever died."""
-LEAST: Final[type[Command]] = ProposeUpdate
+LEAST: Final[type[Command]] = RejectUpdate
 """Who may not even send this need not try a replay; intake judges the command that died."""
 
 

@@ -301,5 +301,5 @@ def _not_stored(error: Exception) -> str | None:
 
 def _outcome_of(answer: Answer) -> Outcome:
     if not answer.done:
-        raise CommandRefused(*answer.reasons)
+        raise CommandRefused(*answer.reasons, retry_after=answer.retry_after)
     return Outcome(answer.command_id, answer.events)

@@ -28,11 +28,15 @@ C = TypeVar("C", bound=Command)
 
 
 class CommandRefused(TarsError):
-    """A command was refused; `reasons` says why, each in words a person can act on."""
+    """A command was refused; `reasons` says why, each in words a person can act on.
 
-    def __init__(self, *reasons: str) -> None:
+    retry_after: the seconds after which it may be carried out; None: sending it again does not help.
+    """
+
+    def __init__(self, *reasons: str, retry_after: float | None = None) -> None:
         super().__init__("; ".join(reasons))
         self.reasons = reasons
+        self.retry_after = retry_after
 
 
 class OutcomeUnknown(TarsError):

@@ -23,6 +23,7 @@ from tars.runtime.delivery import Delivery
 from tars.runtime.id_tokens import IdTokens, rules_of
 from tars.runtime.journal import Journal
 from tars.runtime.provision import check_provisioned
+from tars.runtime.rate_limit import RateLimit
 from tars.runtime.refusals import Refusals
 from tars.runtime.settings import Settings
 from tars.runtime.signing import TrustFile
@@ -92,9 +93,10 @@ class Worker:
     async def _work(self, broker: NatsBroker) -> None:
         access = access_of(self.settings, self.name)
         self.bus = await connect_bus(self.settings.nats, self.name, access=access, on_reconnect=self.on_reconnect)
+        limit = RateLimit.of(self.settings)
         try:
             await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
-            for key, value in self._context().items():
+            for key, value in (self._context() | {"rate_limit": limit}).items():
                 broker.context.set_global(key, value)
             await broker.start()
             end_if_cancelled()  # connecting may have swallowed it
@@ -106,6 +108,7 @@ class Worker:
         finally:
             self._up = False
             await broker.stop()
+            await limit.close()
             await self.bus.close()
 
     def _context(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from tars.runtime import metrics
 from tars.runtime.bus import Bus, envelope_of
+from tars.runtime.rate_limit import RateLimit
 from tars.runtime.signing import TOKEN_HEADER
 from tars.runtime.telemetry import mark_span, span
 from tars.runtime.vouching import Vouching
@@ -141,7 +142,7 @@ async def dead_letter(bus: Bus, message: Msg, durable: str, reason: str, error: 
 def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
     """What the sender is told: every reason of a refusal, or the kinds of the events."""
     if isinstance(outcome, Refused):
-        return Answer(command_id=envelope.id, done=False, reasons=outcome.reasons)
+        return Answer(command_id=envelope.id, done=False, reasons=outcome.reasons, retry_after=outcome.retry_after)
     events = tuple(outcome)
     reasons = tuple(reason for event in events if "refused" in event.kind for reason in getattr(event, "reasons", ()))
     return Answer(
@@ -152,8 +153,8 @@ def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
 class Delivery(BaseMiddleware[Any, Msg]):
     """FastStream's outermost middleware: one delivery of one message, from its arrival to its acknowledgement.
 
-    Reads `bus`, `ack_wait` (seconds) and `vouching` (a Vouching) from the broker's context; gives handlers `envelope`.
-    A handler returns the events it appended; the sender gets them as its answer.
+    Reads `bus`, `ack_wait` (seconds), `vouching` (a Vouching) and `rate_limit` (a RateLimit) from the broker's context;
+    gives handlers `envelope`. A handler returns the events it appended; the sender gets them as its answer.
     """
 
     async def on_receive(self) -> None:
@@ -180,6 +181,7 @@ class Delivery(BaseMiddleware[Any, Msg]):
         envelope = await self._envelope(command)
         with self.context.scope("envelope", envelope):
             try:
+                await self._limit(command, envelope)
                 self._answer = (envelope, await _until_no_conflict(call_next, msg) or ())
             except Refused as refusal:
                 self._answer = (envelope, refusal)
@@ -203,6 +205,12 @@ class Delivery(BaseMiddleware[Any, Msg]):
             finally:
                 self._span.__exit__(None, None, None)
         return exc_val is None or isinstance(exc_val, Exception)  # an error ends here; a cancellation goes on
+
+    async def _limit(self, message: object, envelope: Envelope) -> None:
+        """Count a command at its first delivery: one that comes again was let through, and may be done already."""
+        limit: RateLimit | None = self.context.get("rate_limit")
+        if limit is not None and isinstance(message, Command) and self.msg.metadata.num_delivered == 1:
+            await limit.check(envelope)
 
     async def _envelope(self, message: object) -> Envelope:
         """What is known of it; of a command, also whether its sender may send it."""

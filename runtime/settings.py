@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     four_eyes: Literal["auto", "on", "off"] = "auto"
     """On: who proposes may not approve. Auto: on when signatures or logins tell two approvers apart."""
     rate_limit_per_minute: int = Field(30, ge=0, le=100_000)
-    """Commands per sender; 0: none."""
+    """Commands per sender, about studies and updates together; 0: no limit."""
     use_mlflow: bool = False
     """True: `tars up` runs the MLflow sink too, where the extra mlflow is installed."""
     mlflow_tracking_uri: str | None = None

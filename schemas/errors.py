@@ -46,8 +46,12 @@ class Malformed(Poison):
 
 
 class Refused(TarsError):
-    """A command that may not be carried out; `reasons` go back to its sender."""
+    """A command that may not be carried out; `reasons` go back to its sender.
 
-    def __init__(self, *reasons: str) -> None:
+    retry_after: the seconds after which the same command may be carried out; None: asking again does not help.
+    """
+
+    def __init__(self, *reasons: str, retry_after: float | None = None) -> None:
         super().__init__("; ".join(reasons))
         self.reasons = reasons
+        self.retry_after = retry_after

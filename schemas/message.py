@@ -172,3 +172,5 @@ class Answer(Frozen):
     """Why not, each in words a person can act on."""
     events: tuple[str, ...] = ()
     """The kinds of the events it led to."""
+    retry_after: float | None = None
+    """Seconds after which the same command, sent anew, may be carried out; None: sending it again does not help."""

@@ -105,6 +105,8 @@ class UpdateProposed(Event):
     """sha256 of what an approval approves: `content_of(...).digest()`."""
     doubt: Reason = ""
     """Why a person decides on what the mode would have approved by itself; empty: nothing speaks against that."""
+    signed: Signed | None = None
+    """The command as it was signed; None: nothing proves it, or no command asked for this."""
 
 
 class UpdateRefused(Event):
@@ -142,6 +144,8 @@ class UpdateRejected(Event):
     update_id: Id
     by: By
     reason: Reason
+    signed: Signed | None = None
+    """The command as it was signed; None: nothing proves it, or no command asked for this."""
 
 
 class UpdateSuperseded(Event):
@@ -170,6 +174,8 @@ class UpdateReleased(Event):
     kind: Literal["update.released.v1"] = "update.released.v1"
     update_id: Id
     by: By
+    signed: Signed | None = None
+    """The command that applied it, as it was signed; None: nothing proves it, or its approval released it."""
 
 
 class UpdateRollBackRequested(Event):
@@ -181,6 +187,8 @@ class UpdateRollBackRequested(Event):
     reason: Reason
     what: What | None = None
     over_later: bool = False
+    signed: Signed | None = None
+    """The command as it was signed; None: nothing proves it, or no command asked for this."""
 
 
 class UpdateResumed(Event):

@@ -4,7 +4,6 @@ from tars.runtime.app import Worker
 from tars.runtime.leases import hold, holder_name
 from tars.runtime.settings import Settings
 from tars.schemas.effect import Plan
-from tars.sync_worker.facts import RateLimit
 from tars.sync_worker.handlers import router
 from tars.sync_worker.rollout import Rollout
 
@@ -22,5 +21,4 @@ def worker(settings: Settings) -> Worker:
         durables=("update-command", "propose-champion", "run-rollout"),
         routers=(router,),
         tasks=(run_rollouts,),
-        context={"rate_limit": RateLimit(settings.rate_limit_per_minute)},
     )

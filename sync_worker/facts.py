@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
 from typing import Annotated
 
 from faststream import Context
@@ -17,45 +16,19 @@ from tars.schemas.running import RunningAgent
 from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, UpdateCommand, UpdateEvent
 from tars.sync_worker.lifecycle import Facts, replay
 
-MINUTE = timedelta(minutes=1)
-UNPROVEN = ""
-"""Counts as one sender: a name that is only claimed would be a new one each time."""
-
-
-class RateLimit:
-    """Lets each sender's commands through up to a number in any minute of stored time; one count for each process."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        self._let_through: dict[str, dict[str, datetime]] = {}
-
-    def exceeds(self, envelope: Envelope) -> bool:
-        """Say whether this command is one too many; one that was let through counts once, however often it comes."""
-        if self._per_minute == 0:
-            return False
-        sender = UNPROVEN if envelope.barred else envelope.by.principal
-        earlier = self._let_through.get(sender, {})
-        recent = {command_id: time for command_id, time in earlier.items() if envelope.time - time < MINUTE}
-        if envelope.id not in recent and len(recent) >= self._per_minute:
-            return True
-        self._let_through[sender] = {**recent, envelope.id: envelope.time}
-        return False
-
 
 async def gather(
     command: UpdateCommand,
     envelope: Annotated[Envelope, Context()],
     bus: Annotated[Bus, Context()],
     settings: Annotated[Settings, Context()],
-    rate_limit: Annotated[RateLimit, Context()],
     trust: Annotated[TrustFile, Context()],
 ) -> Facts:
     """Read who is concerned, and what the settings say, for a command that arrived."""
-    too_many, journal = rate_limit.exceeds(envelope), Journal(bus)
-    idle = too_many or envelope.barred is not None
-    agents = {} if idle else await running_agents(journal, await _concerned(command, journal))
+    journal = Journal(bus)
+    agents = {} if envelope.barred is not None else await running_agents(journal, await _concerned(command, journal))
     episodes = await episodes_run(bus, agents.values()) if isinstance(command, ProposeUpdate) else {}
-    facts = facts_of(envelope, settings, agents, too_many=too_many, episodes=episodes)
+    facts = facts_of(envelope, settings, agents, episodes=episodes)
     return replace(facts, four_eyes=four_eyes(settings, trust))
 
 
@@ -78,7 +51,6 @@ def facts_of(
     agents: dict[str, RunningAgent],
     *,
     episodes: Mapping[str, int],
-    too_many: bool = False,
 ) -> Facts:
     """Put together what was gathered."""
     return Facts(
@@ -88,7 +60,6 @@ def facts_of(
         signed=envelope.signed,
         barred=envelope.barred,
         late=envelope.late,
-        too_many=too_many,
         mode=settings.approval_mode,
         threshold=settings.autonomous_threshold,
         strictness=settings.validation_strictness,

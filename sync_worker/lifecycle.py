@@ -106,8 +106,6 @@ class Facts:
     """Why whoever sent it may not, where only signed commands of those with a role count."""
     late: bool = False
     """Its deadline has passed."""
-    too_many: bool = False
-    """Its sender is over the rate limit."""
     mode: ApprovalMode = "manual"
     threshold: float = 0.03
     strictness: Strictness = "medium"
@@ -121,11 +119,9 @@ class Facts:
 def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:  # noqa: PLR0911 - one for each command
     """Say what happens because of `command`.
 
-    Raises Refused, which leaves no event, for a command about an update that nobody proposed, for a proposal by who may
-    not, and for one over the rate limit: an event for each would let a flood fill a ledger that is kept for ever.
+    Raises Refused, which leaves no event, for a command about an update that nobody proposed, and for a proposal by who
+    may not: an event for each would let a flood fill a ledger that is kept for ever.
     """
-    if facts.too_many:
-        raise Refused(f"{facts.by.principal} sends more commands a minute than RATE_LIMIT_PER_MINUTE allows")
     if isinstance(command, ProposeUpdate):
         return _propose(state, command, facts)
     if state.stage is Stage.UNKNOWN:
@@ -185,6 +181,7 @@ def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[Update
         strictness=facts.strictness,
         content="",
         doubt=_doubt(command, facts),
+        signed=facts.signed,
     )
     proposed = proposed.model_copy(update={"content": content_of(proposed).digest()})
     return [proposed, *_approve_by_mode(proposed, facts)]
@@ -296,7 +293,7 @@ def _hindered(proposal: UpdateProposed, command: UpdateCommand, facts: Facts) ->
 
 def _reject(state: Update, command: RejectUpdate, facts: Facts) -> list[UpdateEvent]:
     if state.stage in {Stage.PENDING, Stage.APPROVED}:
-        return [UpdateRejected(update_id=command.update_id, by=facts.by, reason=command.reason)]
+        return [UpdateRejected(update_id=command.update_id, by=facts.by, reason=command.reason, signed=facts.signed)]
     if state.stage in RELEASED_STAGES:
         return [_refusal(command, facts, f"update is {state.stage}: roll it back instead")]
     return [_refusal(command, facts, f"update is {state.stage}")]
@@ -311,7 +308,8 @@ def _apply(state: Update, proposal: UpdateProposed, command: ApplyUpdate, facts:
     until = state.approval.apply_until if state.approval else None
     if until is not None and (reason := _over(until, facts)):
         return [_refusal(command, facts, reason)]
-    return _hindered(proposal, command, facts) or [UpdateReleased(update_id=command.update_id, by=facts.by)]
+    released = UpdateReleased(update_id=command.update_id, by=facts.by, signed=facts.signed)
+    return _hindered(proposal, command, facts) or [released]
 
 
 def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[UpdateEvent]:
@@ -324,6 +322,7 @@ def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[Upd
             reason=command.reason,
             what=command.what or ("values" if state.stage is Stage.CONFIRMED else "all"),
             over_later=command.over_later,
+            signed=facts.signed,
         )
         return [asked]
     hint = ": reject it instead" if state.stage in {Stage.PENDING, Stage.APPROVED} else ""

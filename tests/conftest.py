@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis.asyncio
+from ready_servers import ReadyServers
 from secured import Secured
 
 from tars.runtime.bus import Bus, connect_bus
-from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
 
@@ -37,12 +37,21 @@ def no_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def ready_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadyServers]:
+    """Servers for tests to take."""
+    servers = ReadyServers(tmp_path_factory.mktemp("servers"), ACK_WAIT)
+    yield servers
+    servers.close()
+
+
 @pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[Server]:
-    """A nats-server of this test's own."""
-    server = start_nats(tmp_path / "nats")
+def nats_server(request: pytest.FixtureRequest, tmp_path: Path, ready_servers: ReadyServers) -> Iterator[Server]:
+    """A nats-server of this test's own, with its data in tmp_path / "nats"; provisioned where the test wants a bus."""
+    server = ready_servers.take(provisioned="bus" in request.fixturenames)
+    (tmp_path / "nats").symlink_to(server.folder)
     yield server
-    server.stop()
+    ready_servers.throw_away(server)
 
 
 @pytest.fixture
@@ -60,7 +69,7 @@ def valkey(tmp_path: Path) -> Iterator[Server]:
     """A Valkey of this test's own."""
     server = start_valkey(tmp_path / "valkey")
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture
@@ -71,9 +80,8 @@ def settings(nats_server: Server) -> Settings:
 
 @pytest.fixture
 async def bus(nats_server: Server) -> AsyncIterator[Bus]:
-    """A connection to this test's nats-server, provisioned."""
+    """A connection to this test's nats-server, which is provisioned."""
     connection = await connect_bus(nats_server.url, "test", patience=5)
-    await provision(connection.jetstream, ack_wait=ACK_WAIT)
     yield connection
     await connection.close()
 

@@ -21,7 +21,7 @@ from tars.schemas.agent import (
 from tars.schemas.evidence import Evidence, PairedScore, Verdict
 from tars.schemas.game import GameReported
 from tars.schemas.hyperparameters import Value
-from tars.schemas.message import By, Login, Message, Signed
+from tars.schemas.message import By, Message
 from tars.schemas.session import SessionReported
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import (
@@ -202,24 +202,3 @@ OTHERS = (
 
 EXAMPLES: Mapping[str, Message] = {message.kind: message for message in (*STUDIES, *TRIALS, *UPDATES, *AGENTS, *OTHERS)}
 """Kind -> its example."""
-
-LOGIN = Login(
-    issuer="https://idp.example.org", subject="f3a9", name="bo@example.org", groups=("tars-approvers",),
-    roles=("approver", "viewer"), issued_at=NOON, expires_at=LATER, token="7a" * 32,
-)  # fmt: skip
-BO = By(principal="https://idp.example.org#f3a9", signed=True, login=LOGIN)
-SPOKEN = Signed(
-    key="0b" * 16, id="c-1", subject=f"tars.command.update.approve.v1.{UPDATE}", body="{}", signature="c2ln",
-    on_behalf=LOGIN.canonical().decode(),
-)  # fmt: skip
-
-GROWN: Mapping[str, Message] = {
-    "update.approved.v1+login": UpdateApproved(
-        update_id=UPDATE, by=BO, mode="manual", reason="", hold=False, apply_until=LATER, signed=SPOKEN
-    ),
-    "update.rejected.v1+login": UpdateRejected(update_id=UPDATE, by=BO, reason="not today"),
-    "agent.configure.v1+login": ConfigureAgent(
-        agent_id=AGENT, update_id=UPDATE, purpose="update", base=41, values=CHAMPION, by=BO, approval=SPOKEN
-    ),
-}
-"""Kind and what it has gained since -> an example of it."""

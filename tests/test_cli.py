@@ -24,7 +24,7 @@ from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.runtime.bus import connect_bus
 from tars.runtime.delivery import Unreadable, put_aside
 from tars.runtime.provision import provision
-from tars.runtime.servers import Server
+from tars.runtime.servers import Server, start_nats
 from tars.runtime.settings import Settings
 from tars.schemas.errors import Poison
 from tars.schemas.message import Message
@@ -267,6 +267,7 @@ def test_a_study_is_followed_from_outside_by_a_line_at_each_change(stack: Blocki
         assert watcher.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_study_running_and_says_so(stack: BlockingPortal, nats_server: Server) -> None:
     publish(stack, nats_server.url, SEARCHED)
     with watching("s2", nats_server) as watcher:
@@ -560,3 +561,42 @@ def test_help_loads_neither_torch_nor_optuna_nor_the_page() -> None:
     code = "import sys, tars.cli.main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "optuna", "streamlit", "scipy", "faststream", "pandas", "plotly", "uvicorn"} & set(loaded)
+
+
+def test_an_update_is_exported_and_checked_without_a_server(
+    tars: Run, stack: BlockingPortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tars("propose", "--agent", AGENT, "--set", "gamma=0.95", "--id", "u1")[0] == 0
+    file = tmp_path / "u1.jsonl"
+    assert rows(tars("export", "u1", "--to", str(file), "--json"))["messages"] == 2
+    assert tars("export", "u1", "--to", str(file)) == (1, "", f"tars: {file} is there already: name another file\n")
+    assert tars("export", "u9", "--to", str(tmp_path / "u9"))[2].startswith("tars: there is no update u9")
+    monkeypatch.setenv("NATS_URL", NOWHERE)
+    found = {check["name"]: check["outcome"] for check in rows(tars("replay", "u1", "--from", str(file), "--json"))}
+    assert (found["history"], found["proposal"], found["read-back"]) == ("ok", "ok", "not checkable")
+    file.write_text(file.read_text().replace('"gamma\\":0.95', '"gamma\\":0.94'))
+    code, out, err = tars("replay", "u1", "--from", str(file))
+    assert (code, err) == (1, "")
+    assert "FAILED" in out
+    assert tars("replay", "u1", "--from", str(tmp_path))[2].endswith("cannot be read: Is a directory\n")
+
+
+def test_a_backup_is_restored_into_a_new_data_folder(
+    tars: Run, stack: BlockingPortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tars("propose", "--agent", AGENT, "--set", "gamma=0.95", "--id", "u1")[0] == 0
+    backup = tmp_path / "backup"
+    code, out, _ = tars("backup", str(backup), "--json")
+    assert (code, json.loads(out)["streams"][1]["messages"]) == (0, 2)
+    code, _, err = tars("restore", str(backup))
+    assert (code, "EVENTS with 2 messages" in err, "restore into an empty server" in err) == (
+        1,
+        True,
+        True,
+    )
+    code, out, _ = tars("restore", str(backup), "--data", str(tmp_path / "new"))
+    assert code == 0
+    assert "EVENTS" in out
+    with start_nats(tmp_path / "new" / "nats") as server:
+        monkeypatch.setenv("NATS_URL", server.url)
+        assert rows(tars("export", "u1", "--to", str(tmp_path / "u1"), "--json"))["messages"] == 2

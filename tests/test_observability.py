@@ -145,6 +145,7 @@ def test_the_operators_table_of_metrics_is_complete() -> None:
 @pytest.mark.parametrize(
     "words", [("check", "config", "prometheus.yaml"), ("test", "rules", "tests.yaml")], ids=["config", "tests"]
 )
+@pytest.mark.slow
 def test_prometheus_itself_takes_them(words: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, check=False)  # noqa: S607
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,11 +1,18 @@
-"""The wheel beside openai-agents, which also installs a package called `agents`: both work. Needs a package index."""
+"""The wheel beside packages of others that have our folders' names: both work. Needs a package index.
 
+openai-agents installs a package called `agents`; a user's project has `agents/` and `schemas/` of its own.
+"""
+
+import json
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +51,73 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     subprocess.run([*pip, wheel, "openai-agents"], check=True, timeout=600)
     return home / "bin" / "python"
+
+
+TRAIN = """\
+import json, pathlib
+
+import agents, schemas.orders                  # the project's own
+from stable_baselines3 import PPO
+import tars
+
+model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, device="cpu")
+with tars.attach(model, agent_id="ppo-7", broker=None) as link:
+    model.learn(64, callback=link.callback())
+    attempt = link.apply({"learning_rate": 1e-4, "gamma": 0.9})
+    model.learn(128, callback=link.callback(), reset_num_timesteps=False)
+model.save("model.zip")
+print(json.dumps({
+    "theirs": [agents.WHOSE, schemas.orders.WHOSE, agents.__file__, schemas.__file__],
+    "ours": tars.__file__,
+    "state": attempt.state,
+    "runs": [model.policy.optimizer.param_groups[0]["lr"], model.gamma, model.rollout_buffer.gamma],
+    "checked": {key.key: key.tars for key in tars.check(model).keys},
+    "saved": [key.key for key in tars.check("model.zip").keys],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's project with agents/ and schemas/ of its own, and an environment .venv with tars-rl[sb3] in it.
+
+    What the extra needs is mostly not fetched: it is seen in the environment that runs these tests, by a .pth file.
+    """
+    home = tmp_path_factory.mktemp("project")
+    for name in ("agents/__init__.py", "schemas/__init__.py", "schemas/orders.py"):
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_text('WHOSE = "theirs"\n')
+    (home / "train.py").write_text(TRAIN)
+    venv.create(home / ".venv", with_pip=True, symlinks=True)
+    python = home / ".venv" / "bin" / "python"
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*pip, "--no-deps", wheel], check=True, timeout=300)
+    [packages] = (home / ".venv").glob("lib/python*/site-packages")
+    (packages / "tests.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    subprocess.run([*pip, f"{wheel}[sb3]"], check=True, timeout=600)
+    return home
+
+
+def trained_in(project: Path) -> dict[str, Any]:
+    """What the project's script says of itself."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [project / ".venv" / "bin" / "python", "train.py"], cwd=project, env=environment,
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def test_a_model_is_attached_and_checked_in_a_project_that_has_agents_and_schemas_of_its_own(project: Path) -> None:
+    said = trained_in(project)
+    assert said["theirs"][:2] == ["theirs", "theirs"]
+    assert all(Path(file).is_relative_to(project) for file in (*said["theirs"][2:], said["ours"]))
+    assert said["state"] == "applied"
+    assert said["runs"] == [1e-4, 0.9, 0.9]
+    assert said["checked"]["learning_rate"] == "effective"
+    assert said["saved"] == list(said["checked"])
 
 
 def said_by(python: Path, code: str) -> str:

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from tars import __version__
-from tars.cli import fleet, processes, updates
+from tars.cli import audit, backups, fleet, processes, updates
 from tars.cli.check import check
 from tars.cli.demo import demo
 from tars.cli.doctor import doctor
@@ -35,6 +35,7 @@ for command in (
     processes.up, processes.run, processes.provision, demo, doctor, watch, fork, check, fleet.agents,
     fleet.conflicts, fleet.equilibria, fleet.stats, pipeline,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
+    audit.export, audit.replay, backups.backup, backups.restore,
 ):  # fmt: skip
     app.command()(command)
 

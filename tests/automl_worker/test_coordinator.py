@@ -36,16 +36,16 @@ def completed(trial: RunTrial) -> TrialCompleted:
     return TrialCompleted(study_id="s", number=trial.number, score=0.5, cpu_seconds=0, holder=HOLDER)
 
 
-def test_a_batch_of_which_a_dead_holder_asked_only_some_is_filled_up() -> None:
+def test_a_batch_of_which_a_dead_holder_asked_only_some_is_filled_up_with_what_it_would_have_asked() -> None:
     """Trials 0 and 3 are stored, 1 and 2 are not: every number is asked in the end, none twice."""
-    study, board = started(), Board()
+    study, board = started(sampler="tpe"), Board()
     first = plan(study, board)
     assert isinstance(first, Ask)
     for trial in (first.trials[0], first.trials[3]):
         board.asked[trial.number], board.outcomes[trial.number] = trial, completed(trial)
     step = plan(study, board)
     assert isinstance(step, Ask)
-    assert [trial.number for trial in step.trials] == [1, 2, 4, 5]
+    assert step.trials == first.trials[1:3]
 
 
 async def tell(bus: Bus, trials: Trials) -> None:

@@ -35,6 +35,7 @@ def verdicts(gain: float, repeats: int) -> Counter[Verdict]:
     return Counter(verdict for verdict in found if verdict is not None)
 
 
+@pytest.mark.slow
 def test_equal_candidates_are_promoted_no_oftener_than_the_error_allows() -> None:
     repeats = 600
     promoted = verdicts(0.0, repeats)[Verdict.BETTER]

@@ -103,10 +103,11 @@ def test_champions_of_earlier_studies_are_tried_first() -> None:
 
 
 def test_when_its_time_is_up_a_search_ends_and_what_it_found_is_weighed() -> None:
-    finished, board = play(started(100), lambda trial: 0.5 + noise(trial), seconds=20)
+    """34 are asked at first, then four at a time: after 40 answers nothing more is."""
+    finished, board = play(started(100), lambda trial: 0.5 + noise(trial), seconds=40)
     searched = [trial for trial in board.asked.values() if trial.phase == "search"]
-    assert len(searched) == 20
-    assert finished.completed == 20
+    assert len(searched) == 42
+    assert finished.completed == 42
     assert finished.failed == 0
     assert finished.evidence is not None
 

@@ -2,15 +2,17 @@
 
 import pytest
 
-from played_studies import Measured, answer, better_by, play, started
+from played_studies import Measured, better_by, noise, outcome, play, started
 from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
 from tars.automl_worker.evidence import LOOKS
+from tars.automl_worker.pace import Pace
 from tars.automl_worker.plan import CANDIDATES
 from tars.automl_worker.steps import Ask, Wait
 from tars.automl_worker.trials import CONFIRMATION, held_out_seed
 from tars.schemas.evidence import Verdict
 from tars.schemas.hyperparameters import DQN, Value
+from tars.schemas.study import StudyStarted
 from tars.schemas.trial import RunTrial
 
 
@@ -23,13 +25,59 @@ def test_the_first_trial_is_the_incumbent_and_each_key_that_is_not_searched_stay
         assert changed <= set(DQN.game_search)
 
 
-def test_nothing_is_asked_while_answers_are_missing() -> None:
-    board = Board()
-    step = plan(started(), board)
-    assert isinstance(step, Ask)
-    answer(board, step.trials, better_by(0.2))
-    del board.outcomes[1]
-    assert isinstance(plan(started(), board), Wait)
+SEVEN = Pace(1, 7)
+"""In flight."""
+
+
+def asked_at(board: Board, study: StudyStarted, pace: Pace = SEVEN) -> list[RunTrial]:
+    """What is asked where the board stands, batch by batch until there is something to wait for."""
+    found: list[RunTrial] = []
+    while isinstance(step := plan(study, board, pace=pace), Ask):
+        board.asked.update({trial.number: trial for trial in step.trials})
+        found += step.trials
+    assert isinstance(step, Wait)
+    return found
+
+
+def test_whenever_there_is_room_the_next_is_asked() -> None:
+    study, board = started(20), Board()
+    assert [trial.number for trial in asked_at(board, study)] == list(range(7))
+    for number in range(13):
+        board.outcomes[number] = outcome(board.asked[number], 0.5)
+        assert [trial.number for trial in asked_at(board, study)] == [number + 7]
+
+
+def test_nothing_is_weighed_while_answers_of_the_search_are_missing() -> None:
+    study = started(8)
+    _, board = play(study, better_by(0.2))
+    board.asked = {number: trial for number, trial in board.asked.items() if trial.phase == "search"}
+    board.outcomes = {number: found for number, found in board.outcomes.items() if number in range(7)}
+    assert isinstance(plan(study, board), Wait)
+
+
+def test_the_order_of_the_answers_decides_what_is_asked_and_not_when_they_are_seen() -> None:
+    """One coordinator looks after each answer, the other was away and sees them all at once."""
+    study, often, once = started(40), Board(), Board()
+    asked_at(often, study)
+    asked_at(once, study)
+    for number in (place ^ 1 for place in range(30)):
+        often.outcomes[number] = outcome(often.asked[number], noise(often.asked[number]))
+        asked_at(often, study)
+    once.outcomes = dict(often.outcomes)
+    asked_at(once, study)
+    assert often.asked == once.asked
+    assert len(once.asked) == 37
+
+
+def test_another_order_of_the_answers_leads_elsewhere() -> None:
+    boards = []
+    for order in (range(10), range(10, 20)):
+        study, board = started(40), Board()
+        asked_at(board, study, Pace(1, 20))
+        board.outcomes = {number: outcome(board.asked[number], number / 10) for number in order}
+        asked_at(board, study, Pace(1, 20))
+        boards.append(board)
+    assert boards[0].asked != boards[1].asked
 
 
 def test_search_trials_are_quick_and_evidence_is_full_length_on_seeds_the_search_never_saw() -> None:

@@ -66,6 +66,7 @@ def test_a_pareto_study_has_three_aims() -> None:
     assert found.trials[9].values == [0.9, 0.1, 0.2]
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_plot_and_may_load_nothing() -> None:
     page = plots(study(), TRIALS)
     assert headings(page) == ["Optimization history", "Slice", "Parallel coordinate", "Importances", "Contours"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tars.automl_worker.sampler import LARGEST_BATCH, Asked, batch_size, space_of, suggest
+from tars.automl_worker.sampler import Asked, space_of, suggest
 from tars.schemas.bounds import objections
 from tars.schemas.hyperparameters import DQN, Choice, Value
 from tars.schemas.study import Sampler
@@ -85,9 +85,14 @@ def test_an_incumbent_outside_the_searched_range_does_no_harm() -> None:
     assert len(ask([Asked(outside, (0.9,))])) == 4
 
 
-@pytest.mark.parametrize(("trials", "size"), [(1, 4), (20, 4), (21, 5), (100, 20), (1000, LARGEST_BATCH)])
-def test_a_batch_fills_a_population_but_leaves_something_to_learn(trials: int, size: int) -> None:
-    assert batch_size(trials) == size
+def test_what_runs_is_known_to_the_sampler_which_looks_elsewhere_meanwhile() -> None:
+    best = played(8)
+    running = ask(best, count=8)
+    rates = [
+        [point["learning_rate"] or 0.0 for point in ask(known, seed=1, count=8)]
+        for known in (best, [*best, *(Asked(point, None) for point in running)])
+    ]
+    assert rates[0] != rates[1]
 
 
 def test_asking_is_silent(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:

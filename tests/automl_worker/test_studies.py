@@ -176,3 +176,14 @@ def _game() -> dict[str, Value]:
     from tars.schemas.hyperparameters import DQN  # noqa: PLC0415
 
     return dict(DQN.game_defaults)
+
+
+async def test_studies_count_for_a_sender_s_rate_too(bus: Bus, tiny: Settings) -> None:
+    workers = Workers(tiny.model_copy(update={"rate_limit_per_minute": 1}))
+    workers.start(app.worker)
+    async with AsyncClient.connect(tiny.nats, user="ada") as ada:
+        await ada.send(START)
+        with pytest.raises(CommandRefused, match="RATE_LIMIT_PER_MINUTE") as refused:
+            await ada.send(StopStudy(study_id="s"))
+    assert refused.value.retry_after
+    await workers.stop()

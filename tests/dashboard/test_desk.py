@@ -10,6 +10,7 @@ import pytest
 
 from tars.dashboard import desk as module
 from tars.dashboard.desk import SENDS, Desk, Verb
+from tars.dashboard.identity import Visitor
 from tars.producers.commands import CommandRefused, NotSent, Outcome, OutcomeUnknown
 from tars.schemas.message import Command, Login
 
@@ -104,6 +105,17 @@ def test_what_was_refused_or_not_sent_may_be_tried_again_under_a_new_id(desk: De
 
 def test_the_page_knows_who_may_send_each_of_its_commands() -> None:
     assert {*SENDS, "replay"} == set(get_args(Verb))
+
+
+def test_who_may_only_look_sends_nothing_and_an_approver_may_replay(desk: Desk, worker: Worker) -> None:
+    desk.visitor = lambda: Visitor("vic", frozenset({"viewer"}))
+    desk.approve("u-1", "")
+    desk.replay(12)
+    assert worker.heard == []
+    assert "approve was refused: vic may not: that needs the role approver" in desk.news()[1].text
+    assert [verb for verb in get_args(Verb) if desk.may(verb)] == []
+    desk.visitor = lambda: Visitor("bo", frozenset({"viewer", "approver"}))
+    assert desk.may("replay")
 
 
 def test_a_mistake_of_ours_is_not_taken_for_an_answer(

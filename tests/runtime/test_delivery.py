@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import pytest
@@ -68,8 +69,21 @@ class Behaviour:
 
 
 @pytest.fixture
+async def limited(bus: Bus, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Behaviour]:
+    """The same worker, which takes two commands a minute from a sender."""
+    async with misbehaving(bus, settings.model_copy(update={"rate_limit_per_minute": 2}), monkeypatch) as behaviour:
+        yield behaviour
+
+
+@pytest.fixture
 async def behaviour(bus: Bus, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Behaviour]:
     """A real worker whose handler misbehaves on demand; delays are short."""
+    async with misbehaving(bus, settings, monkeypatch) as behaviour:
+        yield behaviour
+
+
+@asynccontextmanager
+async def misbehaving(bus: Bus, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Behaviour]:
     monkeypatch.setattr(delivery, "DELAYS", (0.05, 0.05, 0.05))
     behaviour = Behaviour()
     worker = Worker("sync", settings, durables=("update-command",), routers=(behaviour.router,))
@@ -118,6 +132,13 @@ async def test_a_refusal_is_answered_with_every_reason_and_is_no_dead_letter(bus
 async def test_what_is_not_possible_yet_is_tried_again_until_it_is(bus: Bus, behaviour: Behaviour) -> None:
     assert (await ask(bus, ApplyUpdate(update_id="u1"))).done
     assert behaviour.calls == ["update.apply.v1"] * 3
+
+
+async def test_a_command_that_comes_again_counts_once_for_its_sender_s_rate(bus: Bus, limited: Behaviour) -> None:
+    assert (await ask(bus, ApplyUpdate(update_id="u"))).done
+    assert len(limited.calls) == 3
+    assert (await ask(bus, ApproveUpdate(update_id="u"), "c2")).done
+    assert not (await ask(bus, ApproveUpdate(update_id="u"), "c3")).done
 
 
 async def test_a_conflict_is_decided_again_at_once(bus: Bus, behaviour: Behaviour) -> None:

@@ -132,7 +132,11 @@ async def test_a_sender_over_its_rate_is_told_so(bus: Bus, settings: Settings, a
         assert (await ask(bus, PROPOSE, "c1")).done
         answer = await ask(bus, RejectUpdate(update_id="u"), "c2")
         assert (await ask(bus, RejectUpdate(update_id="u"), "c3", BOB)).done
-    assert answer.reasons == ("ada sends more commands a minute than RATE_LIMIT_PER_MINUTE allows",)
+        kinds = [event.kind for event in await events_of(bus, "u")]
+    assert "ada sends more than 1 commands a minute" in answer.reasons[0]
+    assert answer.retry_after is not None
+    assert 0 < answer.retry_after <= 60
+    assert kinds == ["update.proposed.v1", "update.rejected.v1"]  # one too many leaves no event
 
 
 @pytest.mark.parametrize(

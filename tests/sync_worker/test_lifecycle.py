@@ -183,11 +183,9 @@ def test_four_eyes_keep_a_proposer_from_approving() -> None:
     given(PROPOSED).where(four_eyes=True, by=BOB).when(APPROVE).then_kinds("approved", "released")
 
 
-def test_a_command_that_is_late_or_one_too_many_is_refused() -> None:
+def test_a_command_that_is_late_is_refused() -> None:
     given(PROPOSED).where(late=True).when(APPROVE).then_refused("after its deadline")
     given().where(late=True).when(PROPOSE).then_refused("after its deadline")
-    for story in (given(PROPOSED), given()):
-        story.where(too_many=True).when(PROPOSE).then_answered("RATE_LIMIT_PER_MINUTE")
 
 
 @pytest.mark.parametrize(
