@@ -203,7 +203,7 @@ ROLES: Mapping[str, Rights] = {
         measures=True,
     ),
     "mlflow": Rights("tells MLflow of studies and champions", reads=("EVENTS", "TRIALS")),
-    "admin": Rights("makes streams and durables, backs them up and restores them", ("$JS.>",)),
+    "admin": Rights("makes streams and durables, exports, backs up and restores them", ("$JS.>",)),
 }
 """Who publishes what and works on which durable; the permissions of a secured server derive from it."""
 
