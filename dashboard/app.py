@@ -17,8 +17,8 @@ from tars.dashboard.reads import Look, NothingToShow, Rows
 
 log = logging.getLogger(__name__)
 
-REFRESH_SECONDS: Final = 2.0
-AGAIN: Final = f"It tries again every {REFRESH_SECONDS:.0f} seconds."
+REFRESH_SECONDS: Final = 1.0
+AGAIN: Final = "It tries again every second."
 
 
 @dataclass(frozen=True)

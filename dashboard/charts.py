@@ -51,23 +51,6 @@ def score_frame(history: Sequence[AgentPoint]) -> pd.DataFrame:
     return frame
 
 
-SPARK: Final[Spec] = {
-    "height": 72,
-    "padding": {"left": 0, "right": 4, "top": 4, "bottom": 0},
-    "encoding": {"x": {**_TIME, "axis": None}},
-    "layer": [
-        {
-            "transform": [{"filter": "datum.reload"}],
-            "mark": {"type": "rule", "color": AMBER, "strokeDash": [3, 2], "tooltip": True},
-        },
-        {
-            "mark": {"type": "line", "color": BLUE, "strokeWidth": 1.6, "interpolate": "monotone"},
-            "encoding": {"y": {**_SCORE, "field": "mean", "axis": {"title": None, "tickCount": 3, "labelPadding": 2}}},
-        },
-    ],
-}
-"""A small curve; a dashed line is a reload."""
-
 SCORE: Final[Spec] = {
     "height": 300,
     "encoding": {"x": _TIME},
