@@ -196,7 +196,12 @@ def gain_frame(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame([[100 * number for number in numbers]], columns=["gain", "low", "high", "search", "threshold"])
 
 
-_GAIN: Final = {"type": "quantitative", "title": "gain, percentage points", "scale": {"zero": True, "nice": True}}
+_GAIN: Final = {
+    "type": "quantitative",
+    "title": "gain, percentage points",
+    "scale": {"zero": True, "nice": True},
+    "axis": {"tickCount": 6},
+}
 _FULL: Final = {"y": {"value": 0}, "y2": {"value": {"expr": "height"}}}
 GAIN: Final[Spec] = {
     "height": 92,

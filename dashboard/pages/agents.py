@@ -11,6 +11,7 @@ import streamlit as st
 
 from tars.dashboard import charts
 from tars.dashboard.desk import Desk
+from tars.dashboard.panels import aligned
 from tars.dashboard.reads import Rows
 from tars.dashboard.sparkline import HEIGHT, sparkline
 from tars.dashboard.wording import (
@@ -65,7 +66,8 @@ def _wall(rows: Sequence[AgentRow], views: Rows) -> None:
                 _card(row, views, now)
     if learners:
         st.markdown("##### Values in use")
-        st.dataframe(_values_table(tuple(_shown_values(row) for row in learners)), hide_index=True)
+        table = _values_table(tuple(_shown_values(row) for row in learners))
+        st.dataframe(table, hide_index=True, height="content", column_config=aligned(table.column_names[1:]))
     if others:
         st.markdown("##### Agents that follow a reference policy")
         st.dataframe(others_frame(others, now), hide_index=True)
@@ -167,10 +169,11 @@ def _one(row: AgentRow, views: Rows) -> None:
     for column, (label, text) in zip(st.columns(6), _facts(row, now).items(), strict=True):
         column.metric(label, text)
     _history(row, views)
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([3, 2], gap="medium")
     with left:
         st.markdown("##### Values in use")
-        st.dataframe(declared_frame(row), hide_index=True)
+        table = declared_frame(row)
+        st.dataframe(table, hide_index=True, height="content", column_config=aligned(table.columns[1:3]))
     with right:
         st.markdown("##### Updates")
         concerning = [update for update in views.updates(limit=100) if row.agent_id in update.agents]

@@ -1,5 +1,6 @@
 """The small curve of a card: what it says, and that it stays inside its box."""
 
+import math
 import re
 from datetime import timedelta
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from examples import NOON
-from tars.dashboard.sparkline import POINTS, running_means, sparkline
+from tars.dashboard.sparkline import HEIGHT, POINTS, THICK, WIDTH, running_means, sparkline
 from tars.schemas.views import AgentPoint
 
 
@@ -37,10 +38,18 @@ def test_a_new_version_is_a_dashed_line_where_it_began() -> None:
     assert re.findall(r'title="(v\d+)" style="[^"]*left:([\d.]+)%', html) == [("v4", "100.0")]
 
 
+def test_a_steep_line_is_as_thick_as_a_flat_one() -> None:
+    flat, steep = (corners(sparkline(episodes(*scores))) for scores in ((0.5,) * 80, (0.0, *(0.5,) * 79)))
+    assert flat[0][1] - flat[-1][1] == pytest.approx(-THICK / HEIGHT * 100, abs=0.2)
+    (x, y), (other_x, other_y) = steep[0], steep[-1]
+    pixels = math.hypot((x - other_x) * WIDTH, (y - other_y) * HEIGHT) / 100
+    assert pixels == pytest.approx(THICK, rel=0.6)  # half of it is outside the box
+
+
 @given(some.lists(some.floats(-1e6, 1e6), min_size=1, max_size=400))
 def test_every_curve_stays_in_its_box_and_has_few_corners(scores: list[float]) -> None:
     found = corners(sparkline(episodes(*scores)))
-    assert 2 <= len(found) <= 2 * POINTS
+    assert 4 <= len(found) <= 4 * POINTS
     assert all(0 <= x <= 100 and 0 <= y <= 100 for x, y in found)
 
 
