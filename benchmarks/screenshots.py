@@ -1,8 +1,8 @@
 """Pictures of every page with real data, at the width of a desk and of a phone: docs/pictures/page-*.png.
 
 Without --data it runs `tars up` in a temporary folder and lets things happen there for some minutes: eight agents
-learn; a study finds better values for a role, and its proposal is left to wait beside one that was made by hand; others are
-approved and rolled back; a broken message is put aside. With --data it takes pictures of what runs there.
+learn, a study finds better values for a role, and its proposal is left to wait beside one made by hand; others are
+approved and rolled back, and a broken message is put aside. With --data it takes pictures of what runs there.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PICTURES: Final = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 WIDTHS: Final = {"desktop": 1280, "phone": 390}
 TALLEST: Final = {"desktop": 1400, "phone": 1900}
 """Pixels: what is below is not worth its bytes."""
-COLOURS: Final = 96
+COLOURS: Final = 224
 READY_SECONDS: Final = 120.0
 STUDY_SECONDS: Final = 300.0
 ROLLOUT_SECONDS: Final = 240.0
@@ -92,7 +92,7 @@ def play(bus: Client, nats_url: str) -> None:
     if _stage(bus, taken_back.update_id) == "confirmed":
         taken_back.roll_back("it did not help")
     bus.propose({"learning_rate": 2e-3}, role="resource", reason="twice the rate").reject("not on a Friday")
-    bus.propose({"learning_rate": 5e-4}, role="ethical", reason="half the rate, for the night")
+    bus.propose({"learning_rate": 1.5e-4}, role="ethical", reason="half the rate, for the night")
     asyncio.run(_break(nats_url))
     time.sleep(8)
 

@@ -266,7 +266,7 @@ TIMELINE: Final[Spec] = {
         "color": {
             "field": "stage",
             "type": "nominal",
-            "legend": {"orient": "top", "title": None},
+            "legend": {"orient": "top", "title": None, "columns": 3},
             "scale": {
                 "domain": ["pending", "in rollout", "confirmed", "taken back", "turned down"],
                 "range": [AMBER, BLUE, GREEN, RED, GREY],
