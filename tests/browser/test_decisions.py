@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from stage import Stage, until
 
-from browsing import FLEET, Window
+from browsing import FLEET, House, Window
 from tars.runtime.bus import connect_bus
 from tars.runtime.delivery import Unreadable, put_aside
 from tars.schemas.errors import Poison
@@ -26,7 +26,8 @@ def rates(stage: Stage) -> set[Value]:
     return {row.values["learning_rate"] for row in stage.client.agents()}
 
 
-def test_an_approved_update_reloads_the_agents_and_is_rolled_back_from_its_audit(stage: Stage, window: Window) -> None:
+def test_an_approved_update_reloads_the_agents_and_is_rolled_back_from_its_audit(house: House, window: Window) -> None:
+    stage = house.stage
     before = rates(stage)
     stage.client.propose(CHANGE, agents=FLEET, update_id="u-yes", reason="from the laboratory")
     window.open("/approvals", "u-yes").write("reason-u-yes", "good enough").press("approve-u-yes")
@@ -40,14 +41,16 @@ def test_an_approved_update_reloads_the_agents_and_is_rolled_back_from_its_audit
     assert rates(stage) == before
 
 
-def test_a_rejected_update_leaves_the_queue(stage: Stage, window: Window) -> None:
+def test_a_rejected_update_leaves_the_queue(house: House, window: Window) -> None:
+    stage = house.stage
     stage.client.propose(CHANGE, agents=FLEET[:1], update_id="u-no")
     window.open("/approvals", "u-no").write("reason-u-no", "not on a Friday").press("reject-u-no")
     window.sees("u-no is rejected.", "Nothing waits for approval.")
     assert stage.said("u-no")[-1] == ("update.rejected.v1", "grace (unsigned)", "rejected: not on a Friday")
 
 
-def test_what_is_proposed_by_hand_is_checked_first_and_waits_then(stage: Stage, window: Window) -> None:
+def test_what_is_proposed_by_hand_is_checked_first_and_waits_then(house: House, window: Window) -> None:
+    stage = house.stage
     window.open("/approvals", "Nothing waits for approval.").press("propose-open").sees("Strictness")
     window.write("set-gamma", "1.5").press("propose-check").sees("gamma")
     window.press("propose-send").sees("gamma")
@@ -59,7 +62,8 @@ def test_what_is_proposed_by_hand_is_checked_first_and_waits_then(stage: Stage, 
     stage.client.reject(row.update_id)
 
 
-def test_a_dead_command_is_replayed(stage: Stage, window: Window) -> None:
+def test_a_dead_command_is_replayed(house: House, window: Window) -> None:
+    stage = house.stage
     command = ProposeUpdate(update_id="u-risen", agents=FLEET[:1], values={"gamma": 0.97}, reason="late")
 
     async def die() -> int:
