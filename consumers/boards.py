@@ -1,11 +1,12 @@
 """The fold of each stream: messages in, rows out. No I/O, no clock: times are those of the stored messages."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol, cast
+
+from pydantic_core import to_json
 
 from tars.consumers import agent_health, game_board, trial_board, update_queue
 from tars.runtime import view_changes as keys
@@ -69,7 +70,7 @@ def encoded(
     have: dict[str, Any] = row.model_dump(
         mode="json", include=None if only is None else set(only), exclude=set(without)
     )
-    return {name: json.dumps(value, separators=(",", ":")) for name, value in have.items()}
+    return {name: to_json(value).decode() for name, value in have.items()}
 
 
 class EventsBoard:

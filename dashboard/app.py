@@ -8,7 +8,7 @@ from typing import Final
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-from tars.dashboard import session
+from tars.dashboard import session, theme
 from tars.dashboard.desk import Desk
 from tars.dashboard.door import COOKIE, FORGET, draw_door, draw_person, way_back
 from tars.dashboard.pages import agents, approvals, changes, coordination, pipeline, studies
@@ -17,8 +17,8 @@ from tars.dashboard.reads import Look, NothingToShow, Rows
 
 log = logging.getLogger(__name__)
 
-REFRESH_SECONDS: Final = 2.0
-AGAIN: Final = f"It tries again every {REFRESH_SECONDS:.0f} seconds."
+REFRESH_SECONDS: Final = 1.0
+AGAIN: Final = "It tries again every second."
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def live(page: Page) -> None:
 def main() -> None:
     """One full run of the script: the menu and the chosen page."""
     st.set_page_config(page_title="TARS", layout="wide")
+    st.html(theme.STYLE)
     menu = [st.Page(_shown(page), title=page.title, url_path=page.name) for page in PAGES]
     # Streamlit gives its default page no address of its own, and the agents are to have theirs.
     root = st.Page(_shown(PAGES[0]), title="TARS", url_path="root", default=True, visibility="hidden")

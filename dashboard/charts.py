@@ -51,23 +51,6 @@ def score_frame(history: Sequence[AgentPoint]) -> pd.DataFrame:
     return frame
 
 
-SPARK: Final[Spec] = {
-    "height": 72,
-    "padding": {"left": 0, "right": 4, "top": 4, "bottom": 0},
-    "encoding": {"x": {**_TIME, "axis": None}},
-    "layer": [
-        {
-            "transform": [{"filter": "datum.reload"}],
-            "mark": {"type": "rule", "color": AMBER, "strokeDash": [3, 2], "tooltip": True},
-        },
-        {
-            "mark": {"type": "line", "color": BLUE, "strokeWidth": 1.6, "interpolate": "monotone"},
-            "encoding": {"y": {**_SCORE, "field": "mean", "axis": {"title": None, "tickCount": 3, "labelPadding": 2}}},
-        },
-    ],
-}
-"""A small curve; a dashed line is a reload."""
-
 SCORE: Final[Spec] = {
     "height": 300,
     "encoding": {"x": _TIME},
@@ -213,7 +196,12 @@ def gain_frame(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame([[100 * number for number in numbers]], columns=["gain", "low", "high", "search", "threshold"])
 
 
-_GAIN: Final = {"type": "quantitative", "title": "gain, percentage points", "scale": {"zero": True, "nice": True}}
+_GAIN: Final = {
+    "type": "quantitative",
+    "title": "gain, percentage points",
+    "scale": {"zero": True, "nice": True},
+    "axis": {"tickCount": 6},
+}
 _FULL: Final = {"y": {"value": 0}, "y2": {"value": {"expr": "height"}}}
 GAIN: Final[Spec] = {
     "height": 92,
@@ -278,7 +266,7 @@ TIMELINE: Final[Spec] = {
         "color": {
             "field": "stage",
             "type": "nominal",
-            "legend": {"orient": "top", "title": None},
+            "legend": {"orient": "top", "title": None, "columns": 3},
             "scale": {
                 "domain": ["pending", "in rollout", "confirmed", "taken back", "turned down"],
                 "range": [AMBER, BLUE, GREEN, RED, GREY],

@@ -1,12 +1,13 @@
 """What several pages draw: where the rows came from, what became of commands, differences, evidence, read-backs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.elements.lib.column_types import ColumnConfig
 
 from tars.dashboard import charts
 from tars.dashboard.desk import Desk, Level
@@ -31,6 +32,11 @@ VERDICTS: Final = {
     Verdict.NOT_BETTER: ("not better", "red"),
     Verdict.INCONCLUSIVE: ("inconclusive", "orange"),
 }
+
+
+def aligned(names: Iterable[str]) -> dict[str, ColumnConfig]:
+    """Have columns of numbers that are written as people write them end at one line."""
+    return {name: st.column_config.TextColumn(alignment="right") for name in names}
 
 
 def draw_origin(look: Look, banner: DeltaGenerator, corner: DeltaGenerator, *, use_redis: bool) -> None:
@@ -64,7 +70,8 @@ def draw_group(group: Group, strictness: Strictness) -> None:
         return
     table, picture = st.columns([5, 6], gap="medium", vertical_alignment="top")
     rows = [(d.name, d.old_text, d.new_text, d.change, d.takes_effect) for d in group.differences]
-    table.dataframe(pd.DataFrame(rows, columns=["key", "runs", "proposed", "change", "takes effect"]), hide_index=True)
+    columns = ["key", "runs", "proposed", "change", "takes effect"]
+    table.dataframe(pd.DataFrame(rows, columns=columns), hide_index=True, column_config=aligned(columns[1:4]))
     placed = [d for d in group.differences if d.place_new is not None]
     if placed:
         picture.vega_lite_chart(charts.bounds_frame(placed), charts.BOUNDS)
@@ -170,7 +177,7 @@ def draw_read_backs(read_backs: Sequence[ReadBack]) -> None:
         for back in read_backs
     ]
     columns = ["agent", "version", "effective = requested", "latency", "gradient step", "weights", "buffer"]
-    st.dataframe(pd.DataFrame(rows, columns=columns), hide_index=True)
+    st.dataframe(pd.DataFrame(rows, columns=columns), hide_index=True, column_config=aligned(["latency"]))
 
 
 def _unequal(back: ReadBack) -> str:

@@ -8,6 +8,7 @@ import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 
+from tars.dashboard import theme
 from tars.runtime.settings import BadSetting, Settings
 from tars.runtime.signing import BadKey, page_key, read_key
 
@@ -27,12 +28,7 @@ def serve(settings: Settings, port: int) -> None:
         "runner.postScriptGC": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        "theme.primaryColor": "#2f6fde",
-        "theme.baseFontSize": "14",
-        "theme.baseRadius": "6px",
-        "theme.metricValueFontSize": "1.25rem",
-        "theme.headingFontSizes": '["1.7rem", "1.5rem", "1.3rem", "1.15rem", "1rem", "0.9rem"]',
-        "theme.paddingTop": "1rem",
+        **theme.OPTIONS,
     }
     refuse_strangers(settings)
     if settings.oidc_issuer is not None:

@@ -53,9 +53,10 @@ class Views(ABC):
 
     def agents(self) -> list[AgentRow]:
         """Every agent that the ledger knows, by name."""
-        return [row for name in sorted(self._index(keys.AGENTS)) if (row := self._agent(name))]
+        return [row for name in sorted(self._index(keys.AGENTS)) if (row := self.agent(name))]
 
-    def _agent(self, agent_id: str) -> AgentRow | None:
+    def agent(self, agent_id: str) -> AgentRow | None:
+        """One agent; None: the ledger does not know it."""
         fields = self._hash(keys.agent_state(agent_id)) or self._hash(keys.agent_ledger(agent_id))
         return _row(AgentRow, {"agent_id": json.dumps(agent_id), **fields}) if fields else None
 

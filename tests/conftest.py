@@ -16,7 +16,11 @@ from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
 
 if TYPE_CHECKING:
+    from selenium.webdriver.remote.webdriver import WebDriver
     from stage import Stage
+
+    from browsing import House, Window
+    from chromium import Chromium
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported: tests tell its makers nothing
 
@@ -122,3 +126,42 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Stage]":
 
     with stage_in(tmp_path_factory.mktemp("stage")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Chromium":
+    """Looked for before any server starts; TARS_BROWSER=require makes its absence a failure."""
+    from chromium import HOW_TO_GET, find  # noqa: PLC0415 - Selenium, which few tests need
+
+    found = find()
+    if found is None and os.environ.get("TARS_BROWSER") == "require":
+        pytest.fail(HOW_TO_GET, pytrace=False)
+    if found is None:
+        pytest.skip(HOW_TO_GET)
+    return found
+
+
+@pytest.fixture
+def driver(browser: "Chromium") -> "Iterator[WebDriver]":
+    """A browser of this test's own."""
+    from chromium import opened  # noqa: PLC0415 - as above
+
+    with opened(browser) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def house(browser: "Chromium", tmp_path_factory: pytest.TempPathFactory) -> "Iterator[House]":
+    """A page with everything behind it, for one module of tests, and none without a browser."""
+    from browsing import furnished  # noqa: PLC0415 - as above
+
+    with furnished(tmp_path_factory.mktemp("house")) as found:
+        yield found
+
+
+@pytest.fixture
+def window(house: "House", driver: "WebDriver") -> "Window":
+    """A browser in front of that page."""
+    from browsing import Window  # noqa: PLC0415 - as above
+
+    return Window(driver, house.page.address)

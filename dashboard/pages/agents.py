@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from tars.dashboard import charts
 from tars.dashboard.desk import Desk
+from tars.dashboard.panels import aligned
 from tars.dashboard.reads import Rows
+from tars.dashboard.sparkline import HEIGHT, sparkline
 from tars.dashboard.wording import (
     DASH,
     ago,
@@ -31,6 +35,7 @@ WALL: Final = 12
 """Learners shown at once; the others are on further sheets."""
 SPARK_EPISODES: Final = 240
 HISTORY_EPISODES: Final = 300
+NO_CURVE: Final = f'<div style="height:{HEIGHT}px;opacity:.65">no episode yet</div>'
 
 
 def page(views: Rows, desk: Desk) -> None:  # noqa: ARG001 - every page has both
@@ -61,7 +66,8 @@ def _wall(rows: Sequence[AgentRow], views: Rows) -> None:
                 _card(row, views, now)
     if learners:
         st.markdown("##### Values in use")
-        st.dataframe(values_frame(learners), hide_index=True)
+        table = _values_table(tuple(_shown_values(row) for row in learners))
+        st.dataframe(table, hide_index=True, height="content", column_config=aligned(table.column_names[1:]))
     if others:
         st.markdown("##### Agents that follow a reference policy")
         st.dataframe(others_frame(others, now), hide_index=True)
@@ -93,7 +99,7 @@ def _sheet(learners: Sequence[AgentRow]) -> Sequence[AgentRow]:
 
 
 def _card(row: AgentRow, views: Rows, now: datetime) -> None:
-    with st.container(border=True, gap="xsmall"):
+    with st.container(border=True, gap="xsmall", key=f"card-{row.agent_id}"):
         state, colour = condition(row, now)
         head = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
         head.button(row.agent_id, key=f"open-{row.agent_id}", type="tertiary", on_click=_open, args=(row.agent_id,))
@@ -101,13 +107,19 @@ def _card(row: AgentRow, views: Rows, now: datetime) -> None:
         head.markdown(
             f":{colour}-badge[{state}]" + (" :orange-badge[drifted]" if apart else ""), width="content", help=apart
         )
-        history = views.history(row.agent_id, limit=SPARK_EPISODES)
-        if history:
-            st.vega_lite_chart(charts.score_frame(history), charts.SPARK)
+        if row.seen_at is not None:
+            st.html(_curve(row.agent_id, row.seen_at, views))
         facts = [f"score **{score(row.score)}**", f"episode {row.episode:,}", f"runs **{version(row)}**"]
-        st.markdown(" · ".join(facts))
         reload = f"reloaded {ago(row.reloaded_at, now)} in {milliseconds(row.reload_milliseconds)}"
-        st.caption(f"{row.role or 'foreign'} · {row.algorithm} · {reload if row.reloaded_at else 'never reloaded'}")
+        what = f"{row.role or 'foreign'} · {row.algorithm} · {reload if row.reloaded_at else 'never reloaded'}"
+        st.markdown(f"{' · '.join(facts)}  \n:small[:gray[{what}]]")  # one element: each costs in every session
+
+
+@st.cache_resource(max_entries=4 * WALL, show_spinner=False)
+def _curve(agent_id: str, seen_at: datetime, _views: Rows) -> str:  # noqa: ARG001 - a new report is a new curve
+    """Drawn once for all sessions: by its name, Streamlit takes no notice of `_views`."""
+    history = _views.history(agent_id, limit=SPARK_EPISODES)
+    return sparkline(history) if history else NO_CURVE
 
 
 def _open(agent_id: str | None = None) -> None:
@@ -116,19 +128,20 @@ def _open(agent_id: str | None = None) -> None:
         st.query_params["id"] = agent_id
 
 
-def values_frame(learners: Sequence[AgentRow]) -> pd.DataFrame:
-    """Agents -> one row each, one column for each hyperparameter that any of them has."""
-    names = list(dict.fromkeys(name for row in learners for name in row.values))  # noqa: PD011 - no pandas
-    return pd.DataFrame(
-        [
-            {
-                "agent": row.agent_id,
-                "version": version(row),
-                **{name: number(row.values[name]) if name in row.values else "" for name in names},  # noqa: PD011 - no pandas
-            }
-            for row in learners
-        ]
-    )
+Shown = tuple[str, tuple[tuple[str, str], ...]]
+"""An agent's heading, and each of its values in words."""
+
+
+def _shown_values(row: AgentRow) -> Shown:
+    return f"{row.agent_id} {version(row)}", tuple((name, number(value)) for name, value in row.values.items())  # noqa: PD011 - no pandas
+
+
+@lru_cache(maxsize=8)
+def _values_table(learners: tuple[Shown, ...]) -> pa.Table:
+    """One row for each hyperparameter that any of them has, one column for each agent; the same for all sessions."""
+    names = list(dict.fromkeys(name for _, values in learners for name, _ in values))
+    columns = {heading: [dict(values).get(name, "") for name in names] for heading, values in learners}
+    return pa.table({"key": names, **columns})
 
 
 def others_frame(rows: Sequence[AgentRow], now: datetime) -> pd.DataFrame:
@@ -156,10 +169,11 @@ def _one(row: AgentRow, views: Rows) -> None:
     for column, (label, text) in zip(st.columns(6), _facts(row, now).items(), strict=True):
         column.metric(label, text)
     _history(row, views)
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([3, 2], gap="medium")
     with left:
         st.markdown("##### Values in use")
-        st.dataframe(declared_frame(row), hide_index=True)
+        table = declared_frame(row)
+        st.dataframe(table, hide_index=True, height="content", column_config=aligned(table.columns[1:3]))
     with right:
         st.markdown("##### Updates")
         concerning = [update for update in views.updates(limit=100) if row.agent_id in update.agents]

@@ -11,7 +11,7 @@ import streamlit as st
 from tars.dashboard import charts, session
 from tars.dashboard.desk import Desk
 from tars.dashboard.differences import groups
-from tars.dashboard.panels import draw_evidence, draw_group, draw_judgements, draw_read_backs
+from tars.dashboard.panels import aligned, draw_evidence, draw_group, draw_judgements, draw_read_backs
 from tars.dashboard.reads import Rows
 from tars.dashboard.wording import REVERSIBLE, STAGE_COLOURS, ago, effect, listed, points, summary
 from tars.schemas.update import What
@@ -48,6 +48,7 @@ def _all(views: Rows) -> None:
         st.dataframe(
             changes_frame(shown, datetime.now(UTC)),
             hide_index=True,
+            column_config=aligned(["gain"]) | {"sets": st.column_config.TextColumn(width="medium")},
             key=key,
             selection_mode="single-cell",
             on_select=partial(_select, key, tuple(row.update_id for row in shown)),
@@ -121,7 +122,9 @@ def _audit(row: UpdateRow, views: Rows, desk: Desk) -> None:
         st.markdown(f"[It waits for approval](approvals?id={row.update_id}).")
     draw_judgements(row)
     st.markdown("##### History")
-    st.dataframe(audit_frame(row), hide_index=True, column_config={"what": st.column_config.TextColumn(width="large")})
+    widths = {"what": 610, "event": 165, "trace": 95}
+    columns = {name: st.column_config.TextColumn(width=width) for name, width in widths.items()}
+    st.dataframe(audit_frame(row), hide_index=True, column_config=columns, height="content")
     draw_read_backs(row.read_backs)
     st.markdown("##### What it changes")
     strictness = session.settings().validation_strictness

@@ -9,7 +9,7 @@ import streamlit as st
 
 from tars.dashboard import charts, session
 from tars.dashboard.desk import Desk
-from tars.dashboard.panels import draw_evidence
+from tars.dashboard.panels import aligned, draw_evidence
 from tars.dashboard.reads import Rows
 from tars.dashboard.starting import ADDRESS, draw_form
 from tars.dashboard.wording import STARTED, ago, aim, listed, number, points, score, span
@@ -90,16 +90,17 @@ def _one(row: StudyRow, trials: Sequence[TrialRow], desk: Desk) -> None:
             st.vega_lite_chart(charts.front_frame(row.front, trials), charts.FRONT)
             st.caption("The Pareto front in colour; grey: trials that another beats in score, conflicts and latency.")
     with right:
-        st.dataframe(trials_table(trials, row.searched), hide_index=True, height=280)
+        numbers = aligned(("score", "conflict", "latency", *row.searched))
+        st.dataframe(trials_table(trials, row.searched), hide_index=True, height=280, column_config=numbers)
         if row.importances:
             st.vega_lite_chart(charts.importances_frame(row.importances), charts.IMPORTANCES)
             st.caption("Importances: by which keys the good trials differ from all.")
     if len(row.weighed) > 1:
         st.markdown("##### Weighed on held-out seeds")
-        st.dataframe(weighed_frame(row), hide_index=True)
+        st.dataframe(weighed_frame(row), hide_index=True, column_config=aligned(["gain", "95 % interval"]))
     if row.champion is not None:
         st.markdown("##### Champion")
-        st.dataframe(champion_frame(row), hide_index=True)
+        st.dataframe(champion_frame(row), hide_index=True, column_config=aligned(["runs", "champion"]))
         draw_evidence(row.evidence)
 
 

@@ -56,7 +56,6 @@ EQUILIBRIA = [
     for n in (1, 0)
 ]
 PICTURES = {
-    "spark": (charts.SPARK, charts.score_frame(POINTS)),
     "score": (charts.SCORE, charts.score_frame(POINTS)),
     "bounds": (charts.BOUNDS, charts.bounds_frame(differences(CHANGE, RUNNING, "dqn", "medium"))),
     "paired": (charts.PAIRED, charts.paired_frame(EVIDENCE)),

@@ -47,8 +47,7 @@ def test_the_wall_shows_what_an_agent_runs_and_how_it_does(stage: Stage) -> None
     assert AGENT in [button.label for button in page.button]
     assert "score **0.97** · episode 29 · runs **code**" in texts(page)
     values = page.dataframe[0].value
-    assert list(values["agent"]) == [AGENT]
-    assert list(values["learning_rate"]) == ["0.0001"]
+    assert dict(zip(values["key"], values[f"{AGENT} code"], strict=True))["learning_rate"] == "0.0001"
 
 
 def test_a_click_on_an_agent_opens_its_history(stage: Stage) -> None:
