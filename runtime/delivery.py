@@ -113,7 +113,7 @@ class Unreadable:
 
 
 async def put_aside(bus: Bus, letter: Unreadable, reason: str, error: BaseException) -> None:
-    """Store `letter` in DEAD with the reason: its original bytes as far as they fit, and one copy however often this is tried."""
+    """Store `letter` in DEAD with the reason: its original bytes as far as they fit, and once however often."""
     told = f"{type(error).__name__}: {error}".encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
     own = {
         "Nats-Msg-Id": f"dead:{letter.stream}:{letter.reader}:{letter.sequence}",
