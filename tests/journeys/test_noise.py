@@ -59,6 +59,9 @@ class System:
     refused: int = 0
     """Messages that the server would not take."""
 
+    _dead: set[str] = field(default_factory=set)
+    _read_up_to: int = 0
+
     def __post_init__(self) -> None:
         """Start the loop, and the workers in it."""
         self.loop = asyncio.new_event_loop()
@@ -106,13 +109,12 @@ class System:
 
     async def dead(self) -> set[str]:
         """Ids of the messages that were put aside; sequences of those of agents."""
-        found, start = set(), 1
-        while page := await Journal(self.bus).page("DEAD", start, 256):
+        while page := await Journal(self.bus).page("DEAD", self._read_up_to + 1, 256):
             headers = [message.headers or {} for message in page]
             assert all(header["Tars-Dead-Reason"] and header["Tars-Dead-Error"] for header in headers)
-            found |= {header["Tars-Dead-Id"] or f"AGENTS-{header['Tars-Dead-Sequence']}" for header in headers}
-            start = int(headers[-1]["Nats-Sequence"]) + 1
-        return found
+            self._dead |= {header["Tars-Dead-Id"] or f"AGENTS-{header['Tars-Dead-Sequence']}" for header in headers}
+            self._read_up_to = int(headers[-1]["Nats-Sequence"])
+        return self._dead
 
     async def events(self) -> list[Msg]:
         """All of the ledger, as it is stored."""

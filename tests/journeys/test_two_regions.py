@@ -53,11 +53,10 @@ class Regions:
 @pytest.fixture
 async def regions(tmp_path: Path) -> AsyncIterator[Regions]:
     [port, door, near] = free_ports(3)
-    text = (DEPLOY / "server.conf").read_text().replace("127.0.0.1:4222", f"127.0.0.1:{port}")
-    text = text.replace("127.0.0.1:8222", "127.0.0.1:-1").replace("/var/lib/nats", str(tmp_path / "js"))
-    (tmp_path / "server.conf").write_text(text)
-    (tmp_path / "hub.conf").write_text((DEPLOY / "hub.conf").read_text())
-    hub = Deployed(tmp_path / "hub.conf", tmp_path / "hub.log", NATS_LEAFNODES=f'"127.0.0.1:{door}"')
+    hub = Deployed(
+        DEPLOY / "hub.conf", tmp_path / "hub.log", NATS_LISTEN=f'"127.0.0.1:{port}"', NATS_HTTP='"127.0.0.1:-1"',
+        NATS_STORE=f'"{tmp_path / "js"}"', NATS_LEAFNODES=f'"127.0.0.1:{door}"',
+    )  # fmt: skip
     link = Link(door)
     through = f'"nats://127.0.0.1:{await link.listen()}"'
     leaf = Deployed(DEPLOY / "leaf.conf", tmp_path / "leaf.log", NATS_LEAF=f'"127.0.0.1:{near}"', NATS_HUB=through)
