@@ -142,7 +142,7 @@ def _fitting(letter: Unreadable, own: dict[str, str], max_payload: int) -> tuple
 
 
 def _may_be_kept(header: str) -> bool:
-    """No control header may act again; who logged in is kept, but not what proves it; and no name that cannot be sent."""
+    """No control header may act again; who logged in is kept, but not what proves it; no name that cannot be sent."""
     name = header.lower()
     return not name.startswith("nats-") and name != TOKEN_HEADER.lower() and HEADER_NAME.fullmatch(name) is not None
 

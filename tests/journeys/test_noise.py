@@ -276,7 +276,7 @@ def test_the_ledger_and_reports_are_folded_past_what_nobody_can_read(system: Sys
     async def folded() -> bool:
         [stats] = await system.client.query("stats")
         last = [(await system.bus.stream(stream)).state.last_seq for stream in ("EVENTS", "REPORTS")]
-        return stats.events >= last[0] and stats.reports >= last[1]
+        return bool(stats.events >= last[0] and stats.reports >= last[1])
 
     rain(events | reports, count, lambda batch: system.do(fall(batch)))
     system.is_at_work()
