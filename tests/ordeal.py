@@ -245,8 +245,15 @@ class Ordeal:
                 while differ:
                     wanted = await folded(self.bus, settings)
                     have = await asyncio.to_thread(held, views)
-                    differ = [name for name in wanted if have[name] != wanted[name]]
+                    differ = [
+                        _difference(name, have[name], wanted[name]) for name in wanted if have[name] != wanted[name]
+                    ]
         rows = await asyncio.to_thread(views.updates, 0, 1_000_000)
         views.close()
         stages = {update: STAGES.get(verb, verb) for update, verb in found.stages.items()}
         return differ + [f"stages of {len(stages)} updates"] * ({row.update_id: row.stage for row in rows} != stages)
+
+
+def _difference(name: str, have: object, wanted: object) -> str:
+    """What of a view differs, for people."""
+    return f"{name}: {have} instead of {wanted}"[:1000] if name == "stats" else name
