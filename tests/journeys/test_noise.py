@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
 
 from light_agents import LightHost
 from noise import JSON, LARGE, SAMPLES, Noise, bodies, kinds_of, noise
@@ -24,7 +23,7 @@ from tars.consumers.app import worker as consumers
 from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused
 from tars.runtime.app import Worker
-from tars.runtime.bus import Bus, connect_bus, fresh_id
+from tars.runtime.bus import Bus, TooLarge, connect_bus, fresh_id
 from tars.runtime.journal import Journal
 from tars.runtime.provision import provision
 from tars.runtime.servers import Server
@@ -319,8 +318,8 @@ def test_a_message_as_large_as_the_server_takes_is_put_aside_or_never_sent(syste
     """A dead letter says more than its message, and has to fit all the same."""
 
     async def fall() -> None:
-        stored = await system.store([Noise("tars.command.update.approve.v1.large", b"x" * (LARGE - spare), {})])
-        await system.until(lambda: system.is_settled("COMMANDS", "update-command"))
+        stored = await system.store([Noise("tars.event.study.started.v1.large", b"x" * (LARGE - spare), {})])
+        await system.until(lambda: system.is_settled("EVENTS", "run-study"))
         assert stored.keys() <= await system.dead()
         assert len(stored) + system.refused == 1
 
@@ -332,7 +331,7 @@ def test_a_message_as_large_as_the_server_takes_is_put_aside_or_never_sent(syste
 async def test_what_is_too_large_with_its_headers_is_not_sent_and_costs_no_connection(bus: Bus) -> None:
     short = UpdateStarted(update_id="u", agents=())
     agents = ("x" * 61,) * ((LARGE - len(short.model_dump_json())) // 64)
-    with pytest.raises(MaxPayloadError):
+    with pytest.raises(TooLarge):
         await bus.publish(short.model_copy(update={"agents": agents}), id="e")
     assert await bus.publish(short, id="e") == 1
 
