@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal, Protocol, TypeVar
 
 from nats.aio.msg import Msg
@@ -154,7 +155,7 @@ class LiveAgent:
         before: what the learner runs now, as of its last run: `applied` is the version of its values. adopt: apply the
         newest configuration where that is another one; otherwise it counts as heard, and only a later one is applied.
         """
-        self._history = await until_possible(lambda: self._journal.newest("agent", self.agent_id))
+        self._history = await until_possible(lambda: self._journal.newest("agent", self.agent_id, whatever=True))
         if not adopt:
             newest = await until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
             before = replace(before, heard=newest.sequence if newest else 0, refusal=None)
@@ -388,8 +389,9 @@ class LiveAgent:
             self._outbox.popleft()  # only now: a cancelled append is tried again, and its cause keeps it single
             new: History[AgentEvent] = await self._journal.read("agent", self.agent_id, after=self._history.version)
             self._history = self._history.extended(new)
-        except Conflict:
-            self._history = await self._journal.newest("agent", self.agent_id)
+        except (Conflict, Poison):  # somebody else wrote, perhaps what nobody can read: it goes on all the same
+            newest = partial(self._journal.newest, "agent", self.agent_id, whatever=True)
+            self._history = await until_possible(newest)
         except (Transient, NatsError, OSError, TimeoutError) as error:
             level, self._is_away = logging.DEBUG if self._is_away else logging.WARNING, True  # once in an outage
             log.log(level, "cannot say yet", extra={"agent": self.agent_id, "event": event.kind, "error": str(error)})
@@ -408,7 +410,7 @@ class LiveAgent:
 
 async def last_run(bus: Bus, agent_id: str) -> RunningAgent:
     """Read what an agent ran when it was last heard of, to go on from there."""
-    history: History[AgentEvent] = await until_possible(lambda: Journal(bus).newest("agent", agent_id))
+    history: History[AgentEvent] = await until_possible(lambda: Journal(bus).newest("agent", agent_id, whatever=True))
     return replay(history.events)
 
 

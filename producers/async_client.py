@@ -296,7 +296,8 @@ def _not_stored(error: Exception) -> str | None:
     if isinstance(error, NotPermitted | TooLarge):
         return str(error)
     cause = error.__cause__ if isinstance(error, Transient) else error
-    return next((why for kind, why in NOT_STORED.items() if isinstance(cause, kind)), None)
+    why = next((why for kind, why in NOT_STORED.items() if isinstance(cause, kind)), None)
+    return f"{why} ({cause.description})" if why and isinstance(cause, APIError) and cause.description else why
 
 
 def _outcome_of(answer: Answer) -> Outcome:

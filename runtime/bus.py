@@ -5,7 +5,7 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -36,6 +36,17 @@ NOT_KNOWN: Final = "authorization violation"
 HEADER_LINE: Final = b"NATS/1.0\r\n\r\n"
 FIRST_CONNECTION: Final = 5.0
 """Seconds between two log lines of a worker that waits for NATS."""
+
+
+def _status_of(message: Msg | None) -> str | None:
+    """What the server says of a request for messages; None: this is a message, whatever headers its sender made up."""
+    if message is None or message.reply.startswith("$JS.ACK."):
+        return None
+    return (message.headers or {}).get(Header.STATUS)
+
+
+# nats-py takes any delivery with a header Status for the server's own word, and drops it: it would come again for ever.
+JetStreamContext.is_status_msg = staticmethod(_status_of)  # type: ignore[method-assign,assignment]
 
 
 class Unreachable(TarsError):
@@ -184,6 +195,15 @@ class Bus:
             await self.client.close()
         except (NatsError, OSError, TimeoutError) as error:
             log.debug("closed without a farewell", extra={"error": repr(error)})
+
+
+def room_beside(headers: Mapping[str, str], max_payload: int) -> int:
+    """How many bytes a body may have beside these headers: the server counts both."""
+    return (
+        max_payload
+        - len("NATS/1.0\r\n\r\n")
+        - sum(len(f"{key}: {value}\r\n".encode()) for key, value in headers.items())
+    )
 
 
 def ascii_name(text: str) -> str:

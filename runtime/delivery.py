@@ -7,6 +7,7 @@ acknowledgement is by hand, here. Long processes and trainers settle their messa
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from tars.runtime import metrics
-from tars.runtime.bus import Bus, envelope_of
+from tars.runtime.bus import Bus, envelope_of, room_beside
 from tars.runtime.rate_limit import RateLimit
 from tars.runtime.signing import TOKEN_HEADER
 from tars.runtime.telemetry import mark_span, span
@@ -40,6 +41,9 @@ DELAYS: Final = (1.0, 5.0, 30.0, 120.0)
 """Seconds before the second, third, ... delivery."""
 CONFLICTS: Final = 20
 """Times that one delivery reads and decides again because somebody else appended first."""
+HEADER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+CUT_BYTES: Final = 100
+"""Room for saying how long a body was that is cut."""
 Settled = Literal["done", "refused", "retried", "returned", "dead"]
 INVALID: Final = (BindError, ValidationError, json.JSONDecodeError, UnicodeDecodeError)
 AWAY: Final = (Transient, NatsError, OSError, TimeoutError)
@@ -109,12 +113,9 @@ class Unreadable:
 
 
 async def put_aside(bus: Bus, letter: Unreadable, reason: str, error: BaseException) -> None:
-    """Store `letter` in DEAD with the reason: its original bytes, and one copy however often this is tried."""
+    """Store `letter` in DEAD with the reason: its original bytes as far as they fit, and once however often."""
     told = f"{type(error).__name__}: {error}".encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
-    # No control header of the original may act again, and who logged in is kept, but not what proves it.
-    kept = {key: value for key, value in letter.headers.items() if key.lower() != TOKEN_HEADER.lower()}
-    headers = {key: str(value) for key, value in kept.items() if not key.startswith("Nats-")}
-    headers |= {
+    own = {
         "Nats-Msg-Id": f"dead:{letter.stream}:{letter.reader}:{letter.sequence}",
         "Tars-Dead-Reason": reason,
         "Tars-Dead-Error": told[:1000],
@@ -123,10 +124,27 @@ async def put_aside(bus: Bus, letter: Unreadable, reason: str, error: BaseExcept
         "Tars-Dead-Sequence": str(letter.sequence),
         "Tars-Dead-Attempts": str(letter.attempts),
     }
+    headers, body = _fitting(letter, own, bus.client.max_payload)
     subject = f"tars.dead.{letter.stream}.{letter.reader}"
-    await bus.jetstream.publish(subject, letter.body, stream="DEAD", timeout=5, headers=headers)
+    await bus.jetstream.publish(subject, body, stream="DEAD", timeout=5, headers=headers)
     metrics.DEAD_LETTERS.labels(reason).inc()
     log.error("dead letter", extra={"subject": letter.subject, "reason": reason, "error": told[:300]})
+
+
+def _fitting(letter: Unreadable, own: dict[str, str], max_payload: int) -> tuple[dict[str, str], bytes]:
+    """What is stored: as much of the original as there is room for beside what is said about it."""
+    headers = {key: str(value) for key, value in letter.headers.items() if _may_be_kept(key)} | own
+    if room_beside(headers, max_payload) < max_payload // 2:
+        headers = own
+    if (room := room_beside(headers, max_payload) - CUT_BYTES) < len(letter.body):
+        return headers | {"Tars-Dead-Cut": str(len(letter.body))}, letter.body[:room]
+    return headers, letter.body
+
+
+def _may_be_kept(header: str) -> bool:
+    """No control header may act again; who logged in is kept, but not what proves it; no name that cannot be sent."""
+    name = header.lower()
+    return not name.startswith("nats-") and name != TOKEN_HEADER.lower() and HEADER_NAME.fullmatch(name) is not None
 
 
 async def dead_letter(bus: Bus, message: Msg, durable: str, reason: str, error: BaseException) -> None:

@@ -1,6 +1,7 @@
 """The ledger by id: read the history of one noun's id, append to it if nobody else has."""
 
 import json
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from tars.runtime import metrics
 from tars.runtime.bus import PUBLISH_TIMEOUT, Bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.telemetry import link_to
-from tars.schemas.errors import Transient
+from tars.schemas.errors import Poison, Transient
 from tars.schemas.message import By, Event
 from tars.schemas.streams import decode, history_subject, stream_of
+
+log = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=Event)
 _PAGE = 256
@@ -40,11 +43,13 @@ class History(Generic[E]):
     noun: str
     key: str
     entries: tuple[Entry[E], ...] = ()
+    skipped: int = 0
+    """Sequence of the last message that nobody can read, where such were passed over."""
 
     @property
     def version(self) -> int:
         """What an append expects to find."""
-        return self.entries[-1].sequence if self.entries else 0
+        return max(self.skipped, self.entries[-1].sequence if self.entries else 0)
 
     @property
     def events(self) -> tuple[E, ...]:
@@ -57,7 +62,7 @@ class History(Generic[E]):
 
     def extended(self, other: "History[E]") -> "History[E]":
         """Return this history with what was read after it."""
-        return History(self.noun, self.key, self.entries + other.entries)
+        return History(self.noun, self.key, self.entries + other.entries, max(self.skipped, other.skipped))
 
 
 class Journal:
@@ -71,14 +76,23 @@ class Journal:
         subject = history_subject(noun, key)
         return History(noun, key, await self.messages(stream_of(subject), subject, after=after))
 
-    async def newest(self, noun: str, key: str) -> History[E]:
+    async def newest(self, noun: str, key: str, *, whatever: bool = False) -> History[E]:
         """Read the newest event of each kind of one id: a few, however long its history; in their order.
 
-        Enough for a noun whose events each say all that they change, as an agent's do.
+        Enough for a noun whose events each say all that they change, as an agent's do. whatever: pass over what nobody
+        can read, for who must go on all the same; otherwise it raises Poison.
         """
-        subject = history_subject(noun, key)
-        messages = await self._direct(stream_of(subject), subject, {"multi_last": [subject]})
-        return History(noun, key, tuple(sorted(map(_entry, messages), key=lambda entry: entry.sequence)))
+        subject, skipped = history_subject(noun, key), 0
+        entries: list[Entry[E]] = []
+        for message in await self._direct(stream_of(subject), subject, {"multi_last": [subject]}):
+            try:
+                entries.append(_entry(message))
+            except Poison as error:
+                if not whatever:
+                    raise
+                skipped = max(skipped, int((message.headers or {})["Nats-Sequence"]))
+                log.warning("unreadable event passed over", extra={"subject": subject, "error": str(error)[:300]})
+        return History(noun, key, tuple(sorted(entries, key=lambda entry: entry.sequence)), skipped)
 
     async def messages(self, stream: str, subject: str, *, after: int = 0) -> tuple[Entry[Any], ...]:
         """Read whatever lies on a subject filter, oldest first; raises Transient when NATS is away."""

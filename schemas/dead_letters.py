@@ -10,6 +10,8 @@ from tars.schemas.views import DeadRow
 LONGEST_BODY: Final = 4000
 """Characters of a body that a list shows."""
 
+CUT: Final = "it was too large to be put aside whole, and its body is cut"
+
 
 def row(sequence: int, at: datetime, subject: str, body: bytes, headers: Mapping[str, str]) -> DeadRow:
     """A dead letter for people. `sequence` is its place in the stream DEAD; what its headers lack stays empty."""
@@ -24,7 +26,7 @@ def row(sequence: int, at: datetime, subject: str, body: bytes, headers: Mapping
         attempts=int(attempts) if attempts.isdecimal() and attempts.isascii() else 0,
         id=headers.get("Tars-Dead-Id", ""),
         body=body.decode(errors="replace"),
-        not_again=cannot_be_sent_again(original),
+        not_again=CUT if "Tars-Dead-Cut" in headers else cannot_be_sent_again(original),
     )
 
 

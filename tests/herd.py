@@ -1,55 +1,68 @@
-"""Workers as real processes, killed at random, seeded moments; and the account of what became of every message."""
+"""Workers as real processes, to be killed and frozen; forked from one that has imported all, so that many may die."""
 
 import asyncio
+import multiprocessing
 import os
 import random
 import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tars.runtime.bus import Bus
-from tars.runtime.journal import Journal
-from tars.schemas.trial import RunTrial
-from tars.schemas.update import (
-    UpdateConfirmed,
-    UpdateFailed,
-    UpdateRefused,
-    UpdateRejected,
-    UpdateRolledBack,
-    UpdateSuperseded,
-)
+from tars.cli.main import main
 
-UPDATE_ENDS = (UpdateConfirmed, UpdateFailed, UpdateRefused, UpdateRejected, UpdateRolledBack, UpdateSuperseded)
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(
+    [f"tars.{name}" for name in ("cli.main", "sync_worker.app", "consumers.app", "automl_worker.app", "agents.host")]
+)
+Program = Callable[[], None]
 
 
 class Herd:
-    """Processes of `tars run <role>`; one that is killed is replaced at once."""
+    """Processes of `tars run <role>`, or of `programs` by their name; one that is killed is replaced at once."""
 
-    def __init__(self, environment: dict[str, str], log: Path, seed: int) -> None:
+    def __init__(
+        self, environment: dict[str, str], log: Path, seed: int, programs: Mapping[str, Program] | None = None
+    ) -> None:
         self._environment = os.environ | environment
-        self._log = log.open("ab")
+        self._log = log
         self._random = random.Random(seed)
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._programs = programs or {}
+        self._processes: dict[str, multiprocessing.process.BaseProcess] = {}
+        self._changing = asyncio.Lock()
         self.kills: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        """Workers that ended though nobody killed them."""
 
     async def start(self, name: str) -> None:
         """Start a worker; `name` is its role, with a number behind a dash where there are several."""
-        self._processes[name] = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tars", "run", name.partition("-")[0], "--port", "0",
-            env=self._environment, stdout=self._log, stderr=self._log,
-        )  # fmt: skip
+        role = name.partition("-")[0]
+        arguments = (self._programs.get(name), role, self._environment, str(self._log))
+        process = WARM.Process(target=_work, args=arguments, name=name, daemon=True)
+        await asyncio.to_thread(process.start)
+        self._processes[name] = process
 
     async def kill(self, name: str) -> None:
         """Kill one worker with SIGKILL and start its successor."""
-        process = self._processes[name]
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
-        self.kills[name.partition("-")[0]] += 1
-        await self.start(name)
+        async with self._changing:
+            await self.end(name)
+            self.kills[name.partition("-")[0]] += 1
+            await self.start(name)
+
+    async def supervise(self) -> None:
+        """Replace those that end by themselves, until cancelled."""
+        while True:
+            async with self._changing:
+                for name in [name for name, process in self._processes.items() if not process.is_alive()]:
+                    self.ended[name.partition("-")[0]] += 1
+                    await self.start(name)
+            await asyncio.sleep(0.1)
+
+    def send(self, name: str, sign: signal.Signals) -> None:
+        """Freeze (SIGSTOP) or thaw (SIGCONT) a worker."""
+        os.kill(self._pid(name), sign)
 
     def name_of(self, holder: str) -> str | None:
         """The worker that calls itself so in its messages, if it still lives."""
@@ -64,51 +77,38 @@ class Herd:
 
     async def stop(self) -> None:
         """End them all."""
-        for process in self._processes.values():
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-        self._log.close()
+        for name in self._processes:
+            await self.end(name)
+
+    async def end(self, name: str) -> None:
+        """Kill one without a successor."""
+        process = self._processes[name]
+        process.kill()
+        await asyncio.to_thread(process.join)
+
+    def _pid(self, name: str) -> int:
+        pid = self._processes[name].pid
+        assert pid is not None
+        return pid
 
 
-@dataclass
-class Account:
-    """What the streams say became of everything that was sent."""
-
-    doubled_events: list[str] = field(default_factory=list)
-    """Event ids that are stored more than once."""
-    unanswered: list[str] = field(default_factory=list)
-    """Commands without any event or answer."""
-    unfinished: list[str] = field(default_factory=list)
-    """Updates that have not ended."""
-    ends: Counter[str] = field(default_factory=Counter)
-    """By update, the ends that are stored: one each."""
-    configurations: Counter[str] = field(default_factory=Counter)
-    """By (update, agent, purpose), the configurations that are stored: one each."""
-    outcomes: Counter[str] = field(default_factory=Counter)
-    """By trial, the outcomes that are stored: one each."""
-    asked: Counter[str] = field(default_factory=Counter)
-    """By trial, how often it was asked: once."""
-    waiting: int = 0
-    dead: int = 0
+def _work(program: Program | None, role: str, environment: dict[str, str], log: str) -> None:
+    """What a process of the herd does: it lives no longer than whoever started the herd."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+    written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    if program is not None:
+        program()
+        return
+    sys.argv = ["tars", "run", role, "--port", "0"]
+    main()
 
 
-async def account(bus: Bus, commands: Sequence[str], answered: set[str]) -> Account:
-    """Read all streams and count."""
-    journal, found = Journal(bus), Account()
-    events = await journal.messages("EVENTS", "tars.event.>")
-    ids = Counter(entry.id for entry in events)
-    found.doubled_events = [name for name, times in ids.items() if times > 1]
-    causes = {entry.id.rpartition(":")[0] for entry in events}
-    found.unanswered = [command for command in commands if command not in causes | answered]
-    updates = {e.event.update_id for e in events if e.event.noun == "update"}
-    found.ends = Counter(e.event.update_id for e in events if isinstance(e.event, UPDATE_ENDS))
-    found.unfinished = sorted(updates - set(found.ends))
-    stored = await journal.messages("AGENTS", "tars.command.agent.>")
-    found.configurations = Counter(entry.id for entry in stored)
-    for entry in await journal.messages("TRIALS", "tars.>"):
-        counter = found.asked if isinstance(entry.event, RunTrial) else found.outcomes
-        counter[entry.event.key] += 1
-    found.waiting = (await bus.stream("COMMANDS")).state.messages
-    found.dead = (await bus.stream("DEAD")).state.messages
-    return found
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)

@@ -221,6 +221,10 @@ def stored(messages: Iterable[Message], *, every: float = 7.0) -> list[Stored]:
     ]
 
 
+MEASURED: dict[str, float] = {"history_cap": 0, "utilisation": 0.0, "redis_bytes": 0, "redis_keys": 0}
+"""What a worker measures of its Redis: it comes from no stream."""
+
+
 def held(views: Views) -> dict[str, Any]:
     """Everything that views tell of streams, as plain data: two are equal when people cannot tell them apart."""
     names = [row.agent_id for row in views.agents()]
@@ -235,7 +239,7 @@ def held(views: Views) -> dict[str, Any]:
         "dead": views.dead(0, 1000),
         "history": {name: views.history(name, 0, 1000) for name in names},
         "trials": {name: views.trials(name) for name in studies},
-        "stats": views.stats(),
+        "stats": views.stats().model_copy(update=MEASURED),
     }
     return found
 

