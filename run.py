@@ -77,7 +77,8 @@ def command(name: str, words: list[str]) -> list[str]:
         return ["tars", "demo", *words]
     os.chdir(ROOT)
     tier = [] if "--all" in words else ["-m", "not slow"]
-    return ["pytest", *tier, *(word for word in words if word != "--all")]
+    # Two at a time: half of a test is waiting for servers. By file, so that what a file's tests share is made once.
+    return ["pytest", "-n", "2", "--dist", "loadfile", *tier, *(word for word in words if word != "--all")]
 
 
 def check_links() -> None:

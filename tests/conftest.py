@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis.asyncio
+from hypothesis import settings as effort
 from ready_servers import ReadyServers
 from secured import Secured
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from chromium import Chromium
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported: tests tell its makers nothing
+
+effort.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
+effort.load_profile("untimed")
 
 ACK_WAIT = 2.0
 """Seconds: short, so that a killed worker's messages come back while a test waits."""

@@ -249,7 +249,7 @@ def test_a_finished_study_is_watched_shown_and_listed(
     shown = tars("study", "show", "s2")[1]
     assert "dqn in policy" in shown
     assert "● changed" in shown
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "140")
     _, _, line = tars("study", "list")[1].splitlines()
     best = f"{found['study']['best_score']:.3f}"
     assert line.split()[:7] == ["s2", "finished", "a", "4/4", best, "BETTER", "+0.200"]

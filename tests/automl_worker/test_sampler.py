@@ -48,7 +48,7 @@ def test_no_point_of_a_search_comes_twice() -> None:
     assert len(set(points)) == len(points)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SAMPLERS))
 def test_every_point_is_of_plain_numbers_that_validation_lets_pass(seed: int, sampler: Sampler) -> None:
     for point in suggest(DQN, STRUCTURAL, [], in_game=True, sampler=sampler, seed=seed, count=4):
@@ -56,7 +56,7 @@ def test_every_point_is_of_plain_numbers_that_validation_lets_pass(seed: int, sa
         assert objections(DQN, point, INCUMBENT, "medium") == []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1))
 def test_every_point_lies_where_the_game_is_searched(seed: int) -> None:
     for point in ask([], seed=seed):

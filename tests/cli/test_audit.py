@@ -104,7 +104,7 @@ def test_an_auditor_who_brings_a_trust_file_takes_nobody_s_word(whole: Export) -
     assert found["file"] == found["signatures"] == "FAILED"
 
 
-@effort(max_examples=200, deadline=None)
+@effort(max_examples=200)
 @forall(st.data())
 def test_a_byte_that_was_altered_anywhere_is_found(file: Path, data: st.DataObject) -> None:
     content = bytearray(file.read_bytes())
@@ -113,7 +113,7 @@ def test_a_byte_that_was_altered_anywhere_is_found(file: Path, data: st.DataObje
     _is_found(file, bytes(content))
 
 
-@effort(max_examples=60, deadline=None)
+@effort(max_examples=60)
 @forall(st.data())
 def test_lines_that_were_left_out_doubled_or_moved_are_found(file: Path, data: st.DataObject) -> None:
     lines = file.read_bytes().splitlines(keepends=True)
@@ -139,7 +139,7 @@ def _is_found(file: Path, content: bytes) -> None:
 
 
 @pytest.mark.slow
-@effort(max_examples=300, deadline=None)
+@effort(max_examples=300)
 @forall(st.data())
 def test_no_contradiction_ends_the_audit(whole: Export, data: st.DataObject) -> None:
     """Whatever one value is replaced by, every check answers."""

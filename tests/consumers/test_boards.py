@@ -46,7 +46,7 @@ def folded(stream: str, batches: Sequence[Sequence[Stored]], views: MemoryViews 
 
 @pytest.mark.parametrize("stream", STREAMS)
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(0, 60), max_size=8))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_however_a_stream_is_cut_its_rows_are_the_same(stream: str, seed: int, cuts: list[int]) -> None:
     messages = stored(ledger(stream, seed, 60))
     edges = [0, *sorted(cuts), len(messages)]
@@ -56,7 +56,7 @@ def test_however_a_stream_is_cut_its_rows_are_the_same(stream: str, seed: int, c
 
 @pytest.mark.parametrize("stream", STREAMS)
 @given(seed=st.integers(0, 1000), known=st.integers(0, 60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_batch_whose_beginning_is_written_adds_only_the_rest(stream: str, seed: int, known: int) -> None:
     """Another worker, which cuts its batches elsewhere, was ahead."""
     messages = stored(ledger(stream, seed, 60))
@@ -68,7 +68,7 @@ def test_a_batch_whose_beginning_is_written_adds_only_the_rest(stream: str, seed
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_update_shows_the_stage_of_its_last_event(seed: int) -> None:
     messages = ledger("EVENTS", seed, 80)
     views = folded("EVENTS", [stored(messages)])
@@ -78,7 +78,7 @@ def test_an_update_shows_the_stage_of_its_last_event(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_study_counts_its_trials(seed: int) -> None:
     started: list[Message] = [m for m in ledger("EVENTS", 3, 200) if isinstance(m, StudyStarted)]
     messages = ledger("TRIALS", seed, 40)
@@ -90,7 +90,7 @@ def test_a_study_counts_its_trials(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_history_is_the_newest_episodes_newest_first(seed: int) -> None:
     messages = ledger("REPORTS", seed, 400)
     views = folded("REPORTS", [stored(messages)])
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_raises_poison_and_changes_no_row(stream: str, subje
 
 
 @given(body=st.binary(max_size=200), headers=st.dictionaries(st.text(max_size=10), st.text(max_size=30), max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_dead_letter_is_too_broken_to_be_shown(body: bytes, headers: dict[str, str]) -> None:
     board = DeadBoard(TTL)
     board.fold(Stored(1, START, "tars.dead.EVENTS.x", body, headers))

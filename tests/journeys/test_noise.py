@@ -185,7 +185,7 @@ def rain(messages: st.SearchStrategy[T], count: int, check: Callable[[list[T]], 
 
     @seed(SEED)
     @settings(
-        max_examples=count // BATCH, phases=[Phase.generate], database=None, deadline=None,
+        max_examples=count // BATCH, phases=[Phase.generate], database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.lists(messages, min_size=BATCH, max_size=BATCH))

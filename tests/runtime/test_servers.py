@@ -182,11 +182,11 @@ def test_the_deployed_configuration_is_valid_and_has_the_embedded_ones_limits(
     command = [program, "-c", str(tmp_path / "server.conf"), "--ports_file_dir", str(tmp_path)]
     deployed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        while not (written := list(tmp_path.glob("*.ports"))):
+        while not any(written := [file.read_text() for file in tmp_path.glob("*.ports")]):  # made, then written
             assert deployed.poll() is None
             time.sleep(0.01)
         assert nats_server.monitor is not None
-        assert limits(json.loads(written[0].read_text())["monitoring"][0]) == limits(nats_server.monitor)
+        assert limits(json.loads(written[0])["monitoring"][0]) == limits(nats_server.monitor)
     finally:
         deployed.kill()
         deployed.wait()

@@ -98,6 +98,7 @@ LINE = f'name = "ada"\nkey = "{base64.b64encode(ADA.public).decode()}"\nroles = 
         ('[[principal]]\nname = "ada"\nkey = "AAAA"\nroles = ["viewer"]\n', "32 bytes"),
         ("[[principal]", "no TOML"),
     ],
+    ids=["admin", "a table of another name", "an unknown role", "no role", "a key twice", "a short key", "no TOML"],
 )
 def test_what_a_trust_file_may_not_say_is_named(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "trust.toml").write_text(text)

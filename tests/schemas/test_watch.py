@@ -346,7 +346,8 @@ def test_nothing_follows_while_there_is_no_verdict() -> None:
 @given(harm=st.sampled_from([-0.4, 0.0, 0.1, 0.2, 0.6]), seed=st.integers(0, 500), agents=st.integers(1, 6))
 def test_no_text_promises_safety_or_names_a_p_value(harm: float, seed: int, agents: int) -> None:
     found = Fleet(seed, agents, 1).judge(harm=harm)
-    words = found.reason + keep_or_undo(found).text.replace("not shown safe", "")
+    follows = keep_or_undo(found).text if found.verdict is not Verdict.ENVIRONMENT else ""  # then it starts anew
+    words = found.reason + follows.replace("not shown safe", "")
     assert not any(word in words for word in ("safe", "no effect", "p-value", "significant"))
 
 
