@@ -13,6 +13,7 @@ from tars.runtime import view_changes as keys
 from tars.runtime.view_changes import Changes, Sessions
 from tars.schemas import dead_letters
 from tars.schemas.agent import AgentBeat, AgentEvent, AgentReport, AgentReported
+from tars.schemas.errors import NewerVersion, UnknownKind
 from tars.schemas.game import GameReported
 from tars.schemas.message import Frozen, Message
 from tars.schemas.session import SessionReported
@@ -54,7 +55,7 @@ class Board(Protocol):
     """The fold of one stream."""
 
     def fold(self, stored: Stored) -> None:
-        """Take the next message in; raises Poison, and is unchanged, when it cannot be read."""
+        """Take the next message in; raises Poison when it cannot be read: rows are as before, or say so."""
 
     def changes(self) -> Changes:
         """Return what the rows have become since this was last asked."""
@@ -95,7 +96,11 @@ class EventsBoard:
     def fold(self, stored: Stored) -> None:
         """Take in an event of a study, an update or an agent."""
         self._newest = stored
-        message = stored.message()
+        try:
+            message = stored.message()
+        except (NewerVersion, UnknownKind):
+            self._note_unread(stored)
+            raise
         match message.noun:
             case "agent":
                 self._agent(cast("AgentEvent", message), stored)
@@ -103,6 +108,14 @@ class EventsBoard:
                 self._update(cast("UpdateEvent", message), stored)
             case "study":
                 self._study(cast("StudyEvent", message), stored)
+
+    def _note_unread(self, stored: Stored) -> None:
+        """An update of which more is known than can be read here says so, instead of a stage that has passed."""
+        noun, _, _, key = [*stored.subject.split(".")[2:6], "", "", "", ""][:4]
+        if noun == "update" and (before := self._updates.get(key)):
+            kind = ".".join(stored.subject.split(".")[2:5])
+            self._updates[key] = update_queue.unread(kind, before, stored.time, stored.trace_id)
+            self._changed[keys.update(key)] = None
 
     def _agent(self, event: AgentEvent, stored: Stored) -> None:
         self._agents[event.agent_id] = agent_health.row(event, self._agents.get(event.agent_id), stored.time)
