@@ -52,6 +52,14 @@ class Workers:
         )
         self.processes[name] = psutil.Process(child.pid)
 
+    async def end(self, name: str) -> None:
+        """Kill one, and forget it."""
+        child = self.children.pop(name)
+        del self.processes[name]
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
     async def ready(self, *names: str) -> None:
         """Wait until these say that they are ready."""
         for name in names:
@@ -82,10 +90,8 @@ async def servers(**environment: str) -> AsyncIterator[Workers]:
         try:
             yield found
         finally:
-            for child in found.children.values():
-                if child.returncode is None:
-                    child.kill()
-                await child.wait()
+            for name in [*found.children]:
+                await found.end(name)
             await bus.close()
 
 
