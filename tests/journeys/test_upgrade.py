@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 
 from examples import AGENT, EXAMPLES
-from herd import Herd
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.commands import CommandRefused
 from tars.runtime.bus import Bus
@@ -32,17 +32,39 @@ SIDE_BY_SIDE = 6
 ADA = By(principal="ada")
 
 
+class Workers:
+    """Processes of `tars run ROLE`, of this release or the next one."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = os.environ | environment
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def start(self, name: str, release: str = "tars") -> None:
+        """Start one; `name` is its role, with a number behind a dash. release: the module that is run."""
+        words = ("-m", release, "run", name.partition("-")[0], "--port", "0")
+        self._processes[name] = await asyncio.create_subprocess_exec(sys.executable, *words, env=self._environment)
+
+    async def end(self, name: str) -> None:
+        """Ask one to end, as an upgrade does, and wait for it."""
+        process = self._processes.pop(name)
+        process.terminate()
+        await process.wait()
+
+    async def stop(self) -> None:
+        """Ask all to end."""
+        for name in [*self._processes]:
+            await self.end(name)
+
+
 @pytest.fixture
-async def herd(nats_server: Server, valkey: Server, bus: Bus, tmp_path: Path) -> AsyncIterator[Herd]:
+async def workers(nats_server: Server, valkey: Server, bus: Bus, tmp_path: Path) -> AsyncIterator[Workers]:
     """Workers of either release, on servers of their own; one agent that runs."""
     await bus.publish(EXAMPLES["agent.started.v1"], id="a1")
-    found = Herd(
+    found = Workers(
         {
-            "NATS_URL": nats_server.url, "REDIS_URL": valkey.url, "ACK_WAIT_SECONDS": "2", "LOG_LEVEL": "WARNING",
-            "RATE_LIMIT_PER_MINUTE": "0", "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
-            "TARS_DATA": str(tmp_path),
-        },
-        tmp_path / "herd.log", 1,
+            "NATS_URL": nats_server.url, "REDIS_URL": valkey.url, "LOG_LEVEL": "ERROR", "RATE_LIMIT_PER_MINUTE": "0",
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]), "TARS_DATA": str(tmp_path),
+        }
     )  # fmt: skip
     yield found
     await found.stop()
@@ -78,7 +100,7 @@ async def one_life(client: AsyncClient, update_id: str) -> None:
     await client.send(RejectUpdate(update_id=update_id))
 
 
-async def test_a_rolling_upgrade_loses_no_command_and_says_each_thing_once(bus: Bus, herd: Herd) -> None:
+async def test_a_rolling_upgrade_loses_no_command_and_says_each_thing_once(bus: Bus, workers: Workers) -> None:
     """Two old workers, replaced one after the other while commands flow; old ones meet what new ones have written."""
     client, ends = AsyncClient(bus, ADA), asyncio.Event()
     lives: list[str] = []
@@ -91,16 +113,16 @@ async def test_a_rolling_upgrade_loses_no_command_and_says_each_thing_once(bus: 
 
     async def upgrade() -> None:
         await until(lambda: approvals(bus, "v1", 3))
-        await herd.start("sync-3", NEXT)
+        await workers.start("sync-3", NEXT)
         await until(lambda: approvals(bus, "v2", SIDE_BY_SIDE))
-        await herd.end("sync-1")
+        await workers.end("sync-1")
         await until(lambda: approvals(bus, "v2", 2 * SIDE_BY_SIDE))
-        await herd.start("sync-4", NEXT)
-        await herd.end("sync-2")
+        await workers.start("sync-4", NEXT)
+        await workers.end("sync-2")
         ends.set()
 
     for name in ("sync-1", "sync-2"):
-        await herd.start(name)
+        await workers.start(name)
     async with asyncio.TaskGroup() as group:
         group.create_task(upgrade())
         for _ in range(AT_ONCE):
@@ -117,11 +139,11 @@ async def approvals(bus: Bus, version: str, count: int) -> bool:
 
 
 async def test_a_newer_command_is_put_aside_by_an_old_worker_and_carried_out_after_the_upgrade(
-    bus: Bus, herd: Herd
+    bus: Bus, workers: Workers
 ) -> None:
     client = AsyncClient(bus, ADA)
     for name in ("sync-1", "consumers"):
-        await herd.start(name)
+        await workers.start(name)
     await client.send(proposal("u1"))
     body = json.dumps({"kind": "update.approve.v2", "update_id": "u1", "because": "fine", "hold": True}).encode()
     await bus.jetstream.publish("tars.command.update.approve.v2.u1", body, headers={"Nats-Msg-Id": "c-new"})
@@ -134,23 +156,23 @@ async def test_a_newer_command_is_put_aside_by_an_old_worker_and_carried_out_aft
     await until(is_put_aside)
     with pytest.raises(CommandRefused, match="newer-version"):
         await client.replay(1)
-    await herd.start("sync-2", NEXT)
-    await herd.end("sync-1")
+    await workers.start("sync-2", NEXT)
+    await workers.end("sync-1")
     assert (await client.replay(1)).events == ("update.approved.v2",)
     (_, proposed), (kind, approved) = await written(bus, "u1")
     assert (kind, approved["because"]) == ("approved.v2", "fine")
     assert "ticket" not in proposed
 
 
-async def test_a_new_worker_goes_on_with_what_an_old_one_wrote(bus: Bus, herd: Herd) -> None:
+async def test_a_new_worker_goes_on_with_what_an_old_one_wrote(bus: Bus, workers: Workers) -> None:
     """It reads the first version by its upcast, decides on it, and shows it."""
     client = AsyncClient(bus, ADA)
-    await herd.start("sync-1")
+    await workers.start("sync-1")
     await client.send(proposal("u1"))
     await client.send(ApproveUpdate(update_id="u1", reason="fine", hold=True))
-    await herd.end("sync-1")
+    await workers.end("sync-1")
     for name in ("sync-2", "consumers"):
-        await herd.start(name, NEXT)
+        await workers.start(name, NEXT)
     with pytest.raises(CommandRefused, match="approved"):
         await client.send(ApproveUpdate(update_id="u1"))
     await client.send(RejectUpdate(update_id="u1"))
@@ -160,11 +182,11 @@ async def test_a_new_worker_goes_on_with_what_an_old_one_wrote(bus: Bus, herd: H
 
 
 async def test_old_consumers_say_what_they_cannot_read_and_leave_redis_to_new_ones(
-    bus: Bus, herd: Herd, valkey: Server
+    bus: Bus, workers: Workers, valkey: Server
 ) -> None:
     client, views = AsyncClient(bus, ADA), RedisViews(valkey.url)
-    await herd.start("consumers-1")
-    await herd.start("sync-1", NEXT)
+    await workers.start("consumers-1")
+    await workers.start("sync-1", NEXT)
     await client.send(proposal("u1"))
     await client.send(ApproveUpdate(update_id="u1", hold=True))
     await until(lambda: shows(client, "u1", "pending"))
@@ -181,7 +203,7 @@ async def test_old_consumers_say_what_they_cannot_read_and_leave_redis_to_new_on
         return await stage_in_redis() == "approved"
 
     await until(is_said)
-    await herd.start("consumers-2", NEXT)
+    await workers.start("consumers-2", NEXT)
     await until(is_approved)
     await client.send(proposal("u2"))
     stages = set()
@@ -189,7 +211,7 @@ async def test_old_consumers_say_what_they_cannot_read_and_leave_redis_to_new_on
         stages.add(await stage_in_redis())
         await asyncio.sleep(0.1)
     assert stages == {"approved"}, "the old one wrote into it"
-    await herd.end("consumers-1")
+    await workers.end("consumers-1")
     await until(lambda: shows(client, "u1", "approved"))
     views.close()
 
