@@ -18,7 +18,7 @@ from tars.runtime.provision import provision
 from tars.runtime.servers import start_nats, start_valkey
 from tars.runtime.stack import answers, free_port
 
-PATIENCE: Final = 300.0
+PATIENCE: Final = 120.0
 """Seconds until a process that is not ready ends the benchmark: no measure, a limit."""
 
 
@@ -61,10 +61,17 @@ class Workers:
         await child.wait()
 
     async def ready(self, *names: str) -> None:
-        """Wait until these say that they are ready."""
+        """Wait until these say that they are ready; raises ChildProcessError for one that has ended."""
         for name in names:
             path = "_stcore/health" if name.startswith("dashboard") else "ready"
-            await until(lambda name=name, path=path: answers(f"http://127.0.0.1:{self.ports[name]}/{path}"))  # type: ignore[misc] # a default is no argument
+            address = f"http://127.0.0.1:{self.ports[name]}/{path}"
+
+            async def there(name: str = name, address: str = address) -> bool:
+                if self.children[name].returncode is not None:
+                    raise ChildProcessError(f"{name} ended before it was ready")
+                return await answers(address)
+
+            await until(there, what=f"{name} is not ready at {address}")
 
     def use(self) -> dict[str, Use]:
         """What each process has taken; raises psutil.NoSuchProcess for one that has ended."""
@@ -95,10 +102,10 @@ async def servers(**environment: str) -> AsyncIterator[Workers]:
             await bus.close()
 
 
-async def until(true: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
+async def until(true: Callable[[], Awaitable[bool]], what: str = "still not so") -> None:
+    """Wait until something holds; raises TimeoutError, which says what does not."""
+    end = time.monotonic() + PATIENCE
     while not await true():
         if time.monotonic() > end:
-            raise TimeoutError(f"still not so after {seconds:g} s")
+            raise TimeoutError(f"{what} after {PATIENCE:g} s")
         await asyncio.sleep(0.1)
