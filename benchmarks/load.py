@@ -2,9 +2,9 @@
 
 At each size the agents report from four processes as hosted ones do (benchmarks/reporters.py), 100 updates are in
 flight (proposed, approved on hold and rejected, over and over, each command answered before the next; a rollout's cost
-is benchmarks/reload.py's), and ten studies run, whose quick trials one real trainer trains: it takes a core for as long
-as there are trials, as any trainer does. One process of each role, one page that nobody looks at, servers that fsync.
-Age: from a report's publication to its being in Redis, where the page reads it.
+is benchmarks/reload.py's), and ten quick studies are started, whose trials one real trainer trains: it takes a core for
+as long as there are trials, as any trainer does. The sizes come one after the other on the same processes: one of each
+role, a page that nobody looks at, servers that fsync. Age: from a report's publication to its being in Redis.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from workers import Workers, servers, until
 from report import Figure, arguments, percentile, write
 from tars.producers.async_client import AsyncClient
 from tars.runtime.bus import fresh_id
+from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.telemetry import start_telemetry
 from tars.runtime.view_store import RedisViews
 from tars.schemas.agent import AgentReported
@@ -75,6 +76,7 @@ class Updates:
         """One life after the other, for ever."""
         await asyncio.sleep(number * THINKING / UPDATES)
         while True:
+            end_if_cancelled()
             name = fresh_id("u")
             agent = self._agents[number % len(self._agents)]
             for command in (
@@ -93,6 +95,7 @@ class Updates:
 async def keep_studying(client: AsyncClient) -> None:
     """One quick study after the other, for ever."""
     while True:
+        end_if_cancelled()
         name = fresh_id("s")
         await client.send(StartStudy(study_id=name, algorithm="dqn", trials=20, quick=True, wall_seconds=600))
         async for event in client.follow("study", name, lambda e: e.kind.split(".")[1] in {"finished", "failed"}):
@@ -102,7 +105,8 @@ async def keep_studying(client: AsyncClient) -> None:
 async def probe(workers: Workers, load: Load) -> None:
     """Publish a report now and then, and look for it in Redis, for ever."""
     views = RedisViews(workers.environment["REDIS_URL"])
-    for episode in count(1):
+    for episode in count(time.time_ns() // 10**9):
+        end_if_cancelled()
         report = AgentReported(agent_id=PROBE, run_id="r", episode=episode, step=0, score=0.5, version=0)
         began = time.perf_counter()
         await workers.bus.report(report)
@@ -115,6 +119,7 @@ async def probe(workers: Workers, load: Load) -> None:
 async def look_at_lag(workers: Workers, load: Load) -> None:
     """Note the most that waits before each durable, for ever."""
     while True:
+        end_if_cancelled()
         for name, durable in DURABLES.items():
             found = await workers.bus.jetstream.consumer_info(durable.stream, name)
             load.waiting[name] = max(load.waiting.get(name, 0), found.num_pending or 0)
@@ -142,29 +147,24 @@ async def fleet(workers: Workers, agents: int) -> AsyncIterator[list[str]]:
             await workers.end(name)
 
 
-async def loaded(agents: int, settle: float, seconds: float) -> Load:
-    """Everything afresh, so that no size bears what another one left behind."""
-    load = Load(agents)
-    async with servers(RATE_LIMIT_PER_MINUTE="0") as workers:
-        for role in ROLES:
-            await workers.start(role)
-        await workers.ready(*ROLES)
-        client = AsyncClient(workers.bus, BENCH)
-        async with fleet(workers, agents) as names:
-            updates = Updates(client, names)
-            going = [asyncio.create_task(updates.go_on(number)) for number in range(UPDATES)]
-            going += [asyncio.create_task(keep_studying(client)) for _ in range(STUDIES)]
-            await asyncio.sleep(settle)
-            going += [asyncio.create_task(probe(workers, load)), asyncio.create_task(look_at_lag(workers, load))]
-            try:
-                await _measure(workers, load, updates, seconds)
-            finally:
-                for task in going:
-                    task.cancel()
-                ended = await asyncio.gather(*going, return_exceptions=True)
-        for error in ended:
-            if isinstance(error, Exception):
-                raise error
+async def loaded(workers: Workers, agents: int, settle: float, seconds: float) -> Load:
+    """Let a fleet of this size report, and measure after `settle` seconds for `seconds`."""
+    load, client = Load(agents), AsyncClient(workers.bus, BENCH)
+    async with fleet(workers, agents) as names:
+        updates = Updates(client, names)
+        going = [asyncio.create_task(updates.go_on(number)) for number in range(UPDATES)]
+        going += [asyncio.create_task(keep_studying(client)) for _ in range(STUDIES)]
+        await asyncio.sleep(settle)
+        going += [asyncio.create_task(probe(workers, load)), asyncio.create_task(look_at_lag(workers, load))]
+        try:
+            await _measure(workers, load, updates, seconds)
+        finally:
+            for task in going:
+                task.cancel()
+            ended, _ = await asyncio.wait(going, timeout=30)
+    for task in ended:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
     return load
 
 
@@ -237,8 +237,12 @@ def draw(loads: Sequence[Load], path: Path) -> None:
 
 
 async def measured(sizes: Mapping[int, tuple[float, float]]) -> list[Load]:
-    """By size: (seconds to settle, seconds measured)."""
-    return [await loaded(agents, *seconds) for agents, seconds in sizes.items()]
+    """By size: (seconds to settle, seconds measured). One after the other, on the same processes."""
+    async with servers(RATE_LIMIT_PER_MINUTE="0") as workers:
+        for role in ROLES:
+            await workers.start(role)
+        await workers.ready(*ROLES)
+        return [await loaded(workers, agents, *seconds) for agents, seconds in sizes.items()]
 
 
 def main() -> None:
@@ -247,7 +251,7 @@ def main() -> None:
     parser.add_argument("--picture", action="store_true", help="draw docs/pictures/load.png anew")
     options = parser.parse_args()
     start_telemetry("bench", "ERROR")
-    sizes = {10: (2.0, 5.0)} if options.quick else dict.fromkeys((10, 100, 1000), (15.0, 30.0))
+    sizes = {10: (2.0, 5.0)} if options.quick else dict.fromkeys((10, 100, 1000), (10.0, 20.0))
     loads = asyncio.run(measured(sizes))
     Console().print(table(loads))
     write(figures(loads), options.json)
