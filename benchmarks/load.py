@@ -8,6 +8,7 @@ role, a page that nobody looks at, servers that fsync. Age: from a report's publ
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -193,9 +194,9 @@ def figures(loads: Sequence[Load]) -> list[Figure]:
             **{f"{name}_mb": value for name, value in load.megabytes.items()},
             **{f"{name}_most_waiting": value for name, value in load.waiting.items()},
             "reports_per_s": load.reports, "commands_per_s": load.commands, "reports_behind": load.behind,
-            "age_p50_ms": percentile(load.ages or [float("inf")], 0.5),
-            "age_p95_ms": percentile(load.ages or [float("inf")], 0.95),
         }  # fmt: skip
+        if load.ages:
+            values |= {"age_p50_ms": percentile(load.ages, 0.5), "age_p95_ms": percentile(load.ages, 0.95)}
         found += [Figure(f"{name}_at_{load.agents}", value, None, None) for name, value in values.items()]
     return found
 
@@ -230,7 +231,8 @@ def draw(loads: Sequence[Load], path: Path) -> None:
     left.set(xscale="log", yscale="log", xlabel="agents", ylabel="% of a core", title="processor")
     left.legend(fontsize=7)
     for share in (0.5, 0.95):
-        right.plot(sizes, [percentile(load.ages, share) for load in loads], marker="o", label=f"p{100 * share:.0f}")
+        ages = [percentile(load.ages, share) if load.ages else math.nan for load in loads]
+        right.plot(sizes, ages, marker="o", label=f"p{100 * share:.0f}")
     right.set(xscale="log", xlabel="agents", ylabel="ms", title="report published → in Redis", ylim=(0, None))
     right.legend(fontsize=7)
     picture.savefig(path, dpi=110)
