@@ -17,7 +17,7 @@ from tars.producers.agent_reports import Reporter
 from tars.runtime import metrics
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
-from tars.runtime.delivery import AWAY, DELIVERIES, dead_letter, keep_in_progress, settle
+from tars.runtime.delivery import AWAY, DELIVERIES, keep_in_progress, settle
 from tars.runtime.leases import holder_name
 from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.runtime.telemetry import span
@@ -116,7 +116,7 @@ class Trainer:
                 if not isinstance(trial, RunTrial):
                     raise Malformed(f"{trial.kind} is no trial to run")
             except Poison as error:
-                await dead_letter(self._bus, message, DURABLE, error.reason, error)
+                await settle(self._bus, message, DURABLE, error)
                 hand.drop(message)
                 continue
             if await self._is_over(message, trial):

@@ -30,7 +30,7 @@ from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats, start_valkey
 from tars.runtime.settings import Settings
 from tars.runtime.telemetry import start_telemetry
-from tars.runtime.view_store import MemoryViews, RedisViews, RedisWriter
+from tars.runtime.view_store import Epoch, MemoryViews, RedisViews, RedisWriter
 from tars.schemas.agent import AgentAccepted, AgentReloaded, AgentReported, AgentStarted
 from tars.schemas.evidence import Evidence, PairedScore, Verdict
 from tars.schemas.game import GameReported
@@ -48,6 +48,7 @@ from tars.schemas.update import (
     UpdateStarted,
 )
 
+EPOCH: Final = Epoch("bench", 1)
 BENCH: Final = By(principal="bench")
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
 VALUES: Final[dict[str, Value]] = dict(DQN.demo_start())
@@ -168,7 +169,7 @@ async def open_agents(writer: RedisWriter) -> None:
             applied_version=0,
         )  # fmt: skip
         board.fold(stored(started, place))
-    await writer.write("EVENTS", "bench", (0, len(AGENTS)), board.changes())
+    await writer.write("EVENTS", EPOCH, (0, len(AGENTS)), board.changes())
 
 
 def ratio(metric: str, ours: list[float], bare: list[float], bounds: tuple[float, float]) -> Figure:
@@ -196,7 +197,7 @@ async def stores(redis_url: str, writer: RedisWriter, calls: int) -> Figure:
         message = stored(episode(AGENTS[number % 4], number), number)
         began = time.perf_counter()
         board.fold(message)
-        await writer.write("REPORTS", "bench", (number - 1, number), board.changes())
+        await writer.write("REPORTS", EPOCH, (number - 1, number), board.changes())
         ours.append(time.perf_counter() - began)
         began = time.perf_counter()
         pipe = bare.pipeline(transaction=False)
@@ -252,7 +253,7 @@ async def weigh(redis_url: str, writer: RedisWriter, first: int) -> Figure:
                 nash_conv=0.125, gains=dict.fromkeys(("policy", "consensus", "ethical", "resource"), 0.03125),
             )  # fmt: skip
             board.fold(stored(game, at))
-    await writer.write("REPORTS", "bench", (first, at), board.changes())
+    await writer.write("REPORTS", EPOCH, (first, at), board.changes())
     megabytes = (await used() - before) / 1e6
     await client.aclose()
     return Figure("redis_mb", megabytes, 3, 2.5, note="4 agents x 1000 episodes, 500 conflicts, 500 equilibria")

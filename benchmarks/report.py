@@ -53,6 +53,11 @@ def show(title: str, figures: Sequence[Figure], path: Path | None) -> None:
     for figure in figures:
         if figure.note:
             console.print(f"  {figure.metric}: {figure.note}", style="dim", highlight=False)
+    write(figures, path)
+
+
+def write(figures: Sequence[Figure], path: Path | None) -> None:
+    """Write the figures to `path` as JSON; None: nowhere."""
     if path is not None:
         path.write_text(json.dumps([{**asdict(f), "reached": f.verdict} for f in figures], indent=2) + "\n")
 

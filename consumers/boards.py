@@ -9,10 +9,12 @@ from typing import Any, Final, Protocol, cast
 from pydantic_core import to_json
 
 from tars.consumers import agent_health, game_board, trial_board, update_queue
+from tars.consumers.rows import Rows
 from tars.runtime import view_changes as keys
 from tars.runtime.view_changes import Changes, Sessions
 from tars.schemas import dead_letters
 from tars.schemas.agent import AgentBeat, AgentEvent, AgentReport, AgentReported
+from tars.schemas.errors import NewerVersion, UnknownKind
 from tars.schemas.game import GameReported
 from tars.schemas.message import Frozen, Message
 from tars.schemas.session import SessionReported
@@ -26,6 +28,8 @@ LOOK_BACK: Final = 200_000
 """Reports that a rebuild starts from: enough for every agent's newest ones, and read in seconds."""
 OPEN_SECONDS: Final = 60.0
 """A page that was silent for longer than this, while others reported, counts as closed."""
+UPDATE_ENDS: Final = frozenset({"refused", "rejected", "superseded", "confirmed", "rolled back", "failed"})
+"""Stages after which hardly anything becomes of an update."""
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
 
 
@@ -54,7 +58,7 @@ class Board(Protocol):
     """The fold of one stream."""
 
     def fold(self, stored: Stored) -> None:
-        """Take the next message in; raises Poison, and is unchanged, when it cannot be read."""
+        """Take the next message in; raises Poison when it cannot be read: rows are as before, or say so."""
 
     def changes(self) -> Changes:
         """Return what the rows have become since this was last asked."""
@@ -79,8 +83,8 @@ class EventsBoard:
     def __init__(self, ttl: int) -> None:
         self._ttl = ttl
         self._agents: dict[str, AgentRow] = {}
-        self._updates: dict[str, UpdateRow] = {}
-        self._studies: dict[str, StudyRow] = {}
+        self._updates = Rows(UpdateRow, lambda row: row.stage in UPDATE_ENDS)
+        self._studies = Rows(StudyRow, lambda row: row.stage != "running")
         self._place: dict[str, int] = {}
         """Sequence of the first message about an update or a study: the order in which they are listed."""
         self._expires: dict[str, int] = {}
@@ -95,7 +99,11 @@ class EventsBoard:
     def fold(self, stored: Stored) -> None:
         """Take in an event of a study, an update or an agent."""
         self._newest = stored
-        message = stored.message()
+        try:
+            message = stored.message()
+        except (NewerVersion, UnknownKind):
+            self._note_unread(stored)
+            raise
         match message.noun:
             case "agent":
                 self._agent(cast("AgentEvent", message), stored)
@@ -103,6 +111,14 @@ class EventsBoard:
                 self._update(cast("UpdateEvent", message), stored)
             case "study":
                 self._study(cast("StudyEvent", message), stored)
+
+    def _note_unread(self, stored: Stored) -> None:
+        """An update of which more is known than can be read here says so, instead of a stage that has passed."""
+        noun, _, _, key = [*stored.subject.split(".")[2:6], "", "", "", ""][:4]
+        if noun == "update" and (before := self._updates.get(key)):
+            kind = ".".join(stored.subject.split(".")[2:5])
+            self._updates.put(key, update_queue.unread(kind, before, stored.time, stored.trace_id))
+            self._changed[keys.update(key)] = None
 
     def _agent(self, event: AgentEvent, stored: Stored) -> None:
         self._agents[event.agent_id] = agent_health.row(event, self._agents.get(event.agent_id), stored.time)
@@ -114,14 +130,14 @@ class EventsBoard:
         before = self._updates.get(event.update_id)
         if row := update_queue.row(event, before, stored.time, stored.trace_id):
             key = keys.update(event.update_id)
-            self._updates[event.update_id] = row
+            self._updates.put(event.update_id, row)
             self._place.setdefault(key, stored.sequence)
             self._changed[key] = None
 
     def _study(self, event: StudyEvent, stored: Stored) -> None:
         if row := trial_board.study_row(event, self._studies.get(event.study_id), stored.time):
             key = keys.study(event.study_id)
-            self._studies[event.study_id] = row
+            self._studies.put(event.study_id, row)
             self._place.setdefault(key, stored.sequence)
             self._changed[key] = None
 
@@ -133,9 +149,9 @@ class EventsBoard:
             if noun == "agent_state":
                 self._put_agent(changes, key, name)
             elif noun == "update":
-                self._put_update(changes, key, self._updates[name])
+                self._put_update(changes, key, self._updates.told(name))
             else:
-                changes.put(key, encoded(self._studies[name], without=trial_board.TALLIED))
+                changes.put(key, encoded(self._studies.told(name), without=trial_board.TALLIED))
                 changes.index(keys.STUDIES, name, self._place[key])
         self._changed.clear()
         _count(changes, "events", self._newest, self._ttl)

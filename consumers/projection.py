@@ -19,9 +19,9 @@ from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.journal import Journal, stored_time
 from tars.runtime.settings import Settings
 from tars.runtime.view_changes import Changes
-from tars.runtime.view_store import MemoryViews, RedisWriter
+from tars.runtime.view_store import NEWER, Epoch, MemoryViews, RedisWriter
 from tars.schemas.errors import Poison, TarsError, Transient
-from tars.schemas.streams import STREAMS
+from tars.schemas.streams import KINDS, STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ LONGEST_RETRY: Final = 30.0
 """Seconds before rows are written anew once more, where that keeps failing."""
 REVISION: Final = 2
 """Raise it when rows change their form or meaning: what Redis holds is then written anew."""
+FORM: Final = 10_000 * REVISION + len(KINDS)
+"""Who knows more kinds makes more of the same ledger, so those rows are others too; kinds only ever come to be."""
 CONTIGUOUS: Final = frozenset({"EVENTS"})
 """Streams that never lose a message: a gap in what is read means that the reading went wrong."""
 
@@ -60,7 +62,7 @@ class Projection:
         self._memory = memory
         self._in_memory: Counter[str] = Counter()
         """By stream, up to which sequence memory has it."""
-        self._epochs: dict[str, str] = {}
+        self._epochs: dict[str, Epoch] = {}
         self._caught_up = caught_up
         self.skipped: Counter[str] = Counter()
         """By stream, messages that nobody could read."""
@@ -113,9 +115,9 @@ class Projection:
                 self._remember(stream, batch[-1].sequence, changes)
                 await redis.write(batch[-1].sequence, changes)
 
-    def _epoch(self, stream: str, info: StreamInfo) -> str:
+    def _epoch(self, stream: str, info: StreamInfo) -> Epoch:
         """Name the stream and the form of its rows; raises OtherLedger when memory knows another one."""
-        epoch = f"{info.created.isoformat() if info.created else ''}/{REVISION}"
+        epoch = Epoch(info.created.isoformat() if info.created else "", FORM)
         if self._epochs.setdefault(stream, epoch) != epoch:
             raise OtherLedger(f"{stream} was made anew at {info.created}")
         return epoch
@@ -150,10 +152,10 @@ class Projection:
 class InRedis:
     """How far a stream's rows are in Redis, as this process last saw it."""
 
-    def __init__(self, writer: RedisWriter | None, stream: str, epoch: str) -> None:
+    def __init__(self, writer: RedisWriter | None, stream: str, epoch: Epoch) -> None:
         self._writer, self._stream, self._epoch = writer, stream, epoch
         self._written: int | None = None
-        """None: Redis is away, so rows go to memory alone, and are written anew when it is back."""
+        """None: Redis is away or a newer process's, so rows go to memory alone, and are written anew when that ends."""
         self._looked = 0.0
 
     async def open(self, last: int) -> None:
@@ -161,11 +163,15 @@ class InRedis:
         if self._writer is None:
             return
         try:
-            self._written = await self._writer.open(self._stream, self._epoch, last)
+            found = await self._writer.open(self._stream, self._epoch, last)
         except RedisError as error:
             self._lose(error)
+            return
+        if found == NEWER:
+            log.warning("a newer version writes Redis: rows are kept in memory", extra={"stream": self._stream})
         else:
-            metrics.VIEW_IN_REDIS.labels(self._stream).set(1)
+            self._written = found
+        metrics.VIEW_IN_REDIS.labels(self._stream).set(found != NEWER)
 
     async def look(self) -> None:
         """Read the position; raises Rewind when rows are missing there, or Redis is back."""
@@ -176,6 +182,8 @@ class InRedis:
             found = await self._writer.position(self._stream, self._epoch)
         except RedisError as error:
             self._lose(error)
+            return
+        if self._written is None and found == NEWER:
             return
         if self._written is None or found < self._written:
             raise Rewind(self._stream)

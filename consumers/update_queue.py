@@ -47,6 +47,14 @@ def row(event: UpdateEvent, before: UpdateRow | None, at: datetime, trace_id: st
     return before.model_copy(update={**change, "changed_at": at, "history": (*before.history, entry)})
 
 
+def unread(kind: str, before: UpdateRow, at: datetime, trace_id: str | None = None) -> UpdateRow:
+    """The update's row after an event that only a newer version of TARS can read: what it says may be out of date."""
+    text = f"{kind}: this version cannot read it, so what is shown is from before it; upgrade the consumers"
+    entry = AuditEntry(at=at, kind=kind, by=None, text=text, trace_id=trace_id)
+    reasons = (*before.reasons, text)
+    return before.model_copy(update={"reasons": reasons, "changed_at": at, "history": (*before.history, entry)})
+
+
 def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR0911, PLR0912 - one answer for each event
     change: dict[str, Any]
     match event:

@@ -34,7 +34,7 @@ from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings, load_settings
 from tars.runtime.signing import Gateway, Signer, signer_of
 from tars.runtime.telemetry import sending
-from tars.schemas.errors import TarsError, Transient
+from tars.schemas.errors import Poison, TarsError, Transient
 from tars.schemas.message import Answer, By, Command, Event, Login, Report
 from tars.schemas.queries import Ask, Reply, query_subject, rows_of
 from tars.schemas.streams import history_subject
@@ -227,6 +227,8 @@ class AsyncClient:
             history: History[Event] = await self.journal.read(command.noun, command.key)
         except Transient:
             return None  # NATS is away: look again
+        except Poison:  # a newer release wrote to it: its workers answer, and only their words can be understood here
+            return await self._put_aside(command_id)
         events = history.caused_by(command_id)
         reasons = tuple(r for event in events if "refused" in event.kind for r in getattr(event, "reasons", ()))
         kinds = tuple(event.kind for event in events)

@@ -27,7 +27,7 @@ from tars.runtime.rate_limit import RateLimit
 from tars.runtime.signing import TOKEN_HEADER
 from tars.runtime.telemetry import mark_span, span
 from tars.runtime.vouching import Vouching
-from tars.schemas.errors import Conflict, Malformed, Poison, Refused, Transient
+from tars.schemas.errors import Conflict, Malformed, NewerVersion, Poison, Refused, Transient, UnknownKind
 from tars.schemas.message import Answer, Command, Envelope, Event, Message
 from tars.schemas.streams import decode
 
@@ -39,6 +39,9 @@ DELIVERIES: Final = 25
 """Deliveries of any kind: a message that kills its process never gets a verdict."""
 DELAYS: Final = (1.0, 5.0, 30.0, 120.0)
 """Seconds before the second, third, ... delivery."""
+HANDOVERS: Final = 20
+"""Deliveries of a command to workers that are too old for the history of its id: of both kinds, a newer one gets it."""
+HANDOVER_SECONDS: Final = 0.3
 CONFLICTS: Final = 20
 """Times that one delivery reads and decides again because somebody else appended first."""
 HEADER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -46,6 +49,8 @@ CUT_BYTES: Final = 100
 """Room for saying how long a body was that is cut."""
 Settled = Literal["done", "refused", "retried", "returned", "dead"]
 INVALID: Final = (BindError, ValidationError, json.JSONDecodeError, UnicodeDecodeError)
+TOO_OLD: Final = (NewerVersion, UnknownKind)
+"""What this process cannot read, and one of a newer version can."""
 AWAY: Final = (Transient, NatsError, OSError, TimeoutError)
 """The world is not ready: not the message's fault."""
 
@@ -77,7 +82,7 @@ async def settle(bus: Bus, message: Msg, durable: str, error: BaseException | No
     if isinstance(error, asyncio.CancelledError):
         await message.nak()  # unfinished when this process stopped: another takes it now
         return "returned"
-    if reason := _hopeless(error, delivered):
+    if reason := _hopeless(error, message):
         await dead_letter(bus, message, durable, reason, error)
         return "dead"
     log.warning(
@@ -85,17 +90,32 @@ async def settle(bus: Bus, message: Msg, durable: str, error: BaseException | No
         extra={"subject": message.subject, "attempt": delivered, "error": f"{type(error).__name__}: {error}"},
         exc_info=None if isinstance(error, AWAY) else error,
     )
-    await message.nak(delay=DELAYS[min(delivered, len(DELAYS)) - 1])
+    handover = isinstance(error, TOO_OLD) and message.metadata.stream == "COMMANDS"
+    await message.nak(delay=HANDOVER_SECONDS if handover else DELAYS[min(delivered, len(DELAYS)) - 1])
     return "retried"
 
 
-def _hopeless(error: BaseException, delivered: int) -> str | None:
+def _hopeless(error: BaseException, message: Msg) -> str | None:
     """Why no further delivery can help; None: one may."""
+    delivered = message.metadata.num_delivered
+    if isinstance(error, TOO_OLD):
+        return error.reason if delivered >= _chances(error, message) else None
     if isinstance(error, Poison):
         return error.reason
     if isinstance(error, INVALID):
         return Malformed.reason
     return metrics.EXHAUSTED if delivered >= (DELIVERIES if isinstance(error, AWAY) else ATTEMPTS) else None
+
+
+def _chances(error: NewerVersion | UnknownKind, message: Msg) -> int:
+    """How many deliveries a newer worker has to come by it, while old and new ones run side by side.
+
+    A command that is itself too new is put aside at once: its sender is waiting, and can send it again. What nobody can
+    send again waits for the end of an upgrade.
+    """
+    if message.metadata.stream != "COMMANDS":
+        return DELIVERIES
+    return 1 if error.subject == message.subject else HANDOVERS
 
 
 @dataclass(frozen=True)

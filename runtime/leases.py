@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from tars.runtime import metrics
 from tars.runtime.bus import Bus, envelope_of
 from tars.runtime.cancellation import end_if_cancelled
-from tars.runtime.delivery import dead_letter, keep_in_progress
+from tars.runtime.delivery import TOO_OLD, dead_letter, keep_in_progress
 from tars.runtime.journal import Entry, History, Journal
 from tars.runtime.telemetry import span
 from tars.schemas.errors import Conflict, Poison, TarsError
@@ -29,6 +29,8 @@ AT_ONCE: Final = 8
 """Long processes that one worker runs side by side."""
 DELAYS: Final = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Seconds before the lease of a process that broke down is offered again."""
+TOO_OLD_SECONDS: Final = 5.0
+"""Before a process whose history this worker is too old for is offered again: a newer worker takes it."""
 RESUMPTIONS: Final = 5
 """Resumptions in a row after which a process is given up."""
 SHORT_LIFE: Final = 60.0
@@ -176,6 +178,10 @@ async def _settle(bus: Bus, message: Msg, durable: str, error: BaseException | N
     if isinstance(error, asyncio.CancelledError):
         await message.nak()  # this worker stops: another takes it now
         return "returned"
+    if isinstance(error, TOO_OLD):
+        log.warning("left to a newer worker", extra={"durable": durable, "subject": message.subject, "why": str(error)})
+        await message.nak(delay=TOO_OLD_SECONDS)
+        return "outdated"
     if isinstance(error, Poison):
         await dead_letter(bus, message, durable, error.reason, error)
         return "dead"

@@ -36,7 +36,7 @@ LONG: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0
 EXHAUSTED: Final = "attempts-exhausted"
 """Reason of a dead letter that was tried too often; the others are those of Poison."""
 LEASING: Final = frozenset({"run-study", "run-rollout"})
-LEASE_OUTCOMES: Final = ("done", "lost", "returned", "broken", "dead")
+LEASE_OUTCOMES: Final = ("done", "lost", "returned", "broken", "outdated", "dead")
 
 Type = Literal["counter", "gauge", "histogram"]
 SUFFIXES: Final[Mapping[Type, tuple[str, ...]]] = {
@@ -96,7 +96,7 @@ HANDLING = _seconds(
 LEASES_HELD = _gauge("tars_leases_held", "Studies and rollouts that run here now.", "durable")
 LEASES_ENDED = _counter(
     "tars_leases_ended",
-    "Studies and rollouts that this worker let go of: done, lost, returned, broken, dead.",
+    "Studies and rollouts that this worker let go of: done, lost, returned, broken, outdated, dead.",
     "durable",
     "outcome",
 )

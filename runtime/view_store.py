@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -30,6 +30,23 @@ from tars.schemas.views import (
 Row = TypeVar("Row", bound=Frozen)
 TIMEOUT: Final = 2.0
 """Seconds that a read may take before Redis counts as away."""
+SILENT_SECONDS: Final = 30
+"""Rows of a newer form whose writers were silent for so long may be replaced: the release was taken back."""
+NEWER: Final = -1
+"""Instead of a position: somebody writes rows of a newer form, and whoever is older leaves Redis to them."""
+
+
+class Epoch(NamedTuple):
+    """Which rows: of a ledger, in a form. Rows of two epochs never lie side by side."""
+
+    created: str
+    """When the stream was made."""
+    form: int
+    """Larger in a newer release whose rows are others."""
+
+    def __str__(self) -> str:
+        """As the cursor has it."""
+        return f"{self.created}/{self.form}"
 
 
 class Views(ABC):
@@ -225,19 +242,19 @@ class RedisViews(Views):
         return int(sizes[kind](key)) if kind in sizes else 0
 
 
-# KEYS[1]: the stream's cursor {epoch, sequence}. ARGV: epoch, sequence expected, sequence after, cap, n and n
-# patterns of keys that a rebuild starts afresh, then the operations. One call, all or nothing: rows and position.
+# KEYS[1]: the stream's cursor {epoch, sequence, form, seen}. ARGV: epoch, form, sequence expected, sequence after, cap,
+# n and n patterns of keys that a rebuild starts afresh, then the operations. One call, all or nothing: rows, cursor.
 #   H key expires seed n field value ...   fields of a hash, over a copy of `seed` where there is none yet
 #   L key expires n item ...               items to the head of a list, oldest first, at most `cap` in all
 #   Z key n score member ...               members of a sorted set; score "" takes one out
 #   S set zset expires before n time id .. open pages, and those silent since `before` are taken out
 _WRITE: Final = """
-local epoch, want, last, cap = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local epoch, want, last, cap = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
 local have = 0
 if found[1] == epoch then have = tonumber(found[2]) elseif found[1] then have = -1 end
 if have ~= want then return {0, have} end
-local i = 5
+local i = 6
 local patterns = tonumber(ARGV[i])
 for p = 1, patterns do
   if have == 0 then
@@ -285,26 +302,41 @@ while i <= #ARGV do
     return redis.error_reply('unknown operation ' .. op)
   end
 end
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', last)
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', last, 'form', ARGV[2], 'seen', redis.call('TIME')[1])
 return {1, last}
 """
 
 
-# KEYS[1]: the stream's cursor. ARGV: epoch, where the stream ends, "1" where it may lose its end, patterns of every
-# key of TARS. Rows of another epoch, or of messages that the stream does not have, are removed.
-_OPEN: Final = """
-local found = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
-if not found[1] then return 0 end
-local have, last = tonumber(found[2]), tonumber(ARGV[2])
-if found[1] == ARGV[1] and have <= last then return have end
-if found[1] == ARGV[1] and ARGV[3] == '1' then
-  redis.call('HSET', KEYS[1], 'sequence', last)
-  return last
+# KEYS[1]: the stream's cursor. ARGV: epoch, form, seconds. While it is our epoch's, says that we are here. Returns the
+# position: 0 where it is another's, -1 where a newer form's is, whose writer said so less than these seconds ago.
+_LOOK: Final = """
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'form', 'seen')
+local now = tonumber(redis.call('TIME')[1])
+if found[1] == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'seen', now)
+  return tonumber(found[2])
 end
-for p = 4, #ARGV do
-  for _, key in ipairs(redis.call('KEYS', ARGV[p])) do redis.call('DEL', key) end
-end
+if tonumber(found[3] or 0) > tonumber(ARGV[2]) and now - tonumber(found[4] or 0) < tonumber(ARGV[3]) then return -1 end
 return 0
+"""
+
+
+# KEYS[1]: the stream's cursor. ARGV: as of _LOOK, then where the stream ends, "1" where it may lose its end, patterns
+# of every key of TARS. Rows of another epoch, or of messages that the stream does not have, are removed; it is ours.
+_OPEN: Final = """
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'form', 'seen')
+local now, have, last = tonumber(redis.call('TIME')[1]), tonumber(found[2] or 0), tonumber(ARGV[4])
+if found[1] and found[1] ~= ARGV[1] and tonumber(found[3] or 0) > tonumber(ARGV[2])
+  and now - tonumber(found[4] or 0) < tonumber(ARGV[3]) then return -1 end
+if found[1] and (found[1] ~= ARGV[1] or have > last and ARGV[5] ~= '1') then
+  for p = 6, #ARGV do
+    for _, key in ipairs(redis.call('KEYS', ARGV[p])) do redis.call('DEL', key) end
+  end
+  have = 0
+end
+have = math.min(have, last)
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'sequence', have, 'form', ARGV[2], 'seen', now)
+return have
 """
 
 
@@ -318,25 +350,28 @@ class RedisWriter:
         self._cap = cap
         self._write = self._redis.register_script(_WRITE)
         self._open = self._redis.register_script(_OPEN)
+        self._look = self._redis.register_script(_LOOK)
 
-    async def open(self, stream: str, epoch: str, last: int) -> int:
+    async def open(self, stream: str, epoch: Epoch, last: int) -> int:
         """Return up to which sequence of this stream rows are written, 0: none. `last`: where the stream ends.
 
         Rows of another epoch are removed, of every stream: Redis shows one ledger, and its database is TARS's alone.
+        But NEWER, and nothing is done, where a process writes rows of a newer form.
         """
         lossy = "1" if STREAMS[stream].asynchronous else "0"
-        arguments: list[str | int | float] = [epoch, last, lossy, *keys.OWNED]
+        arguments: list[str | int | float] = [str(epoch), epoch.form, SILENT_SECONDS, last, lossy, *keys.OWNED]
         return int(await cast("Any", self._open(keys=[keys.cursor(stream)], args=arguments)))
 
-    async def position(self, stream: str, epoch: str) -> int:
-        """Return up to which sequence of this stream rows are written; 0: nothing, or of another ledger."""
-        found = await cast("Any", self._redis.hmget(keys.cursor(stream), "epoch", "sequence"))
-        return int(found[1]) if found[0] == epoch else 0
+    async def position(self, stream: str, epoch: Epoch) -> int:
+        """Return up to which sequence of this stream rows are written; 0: nothing, or of another ledger; NEWER."""
+        arguments: list[str | int | float] = [str(epoch), epoch.form, SILENT_SECONDS]
+        return int(await cast("Any", self._look(keys=[keys.cursor(stream)], args=arguments)))
 
-    async def write(self, stream: str, epoch: str, span: tuple[int, int], changes: Changes) -> int:
+    async def write(self, stream: str, epoch: Epoch, span: tuple[int, int], changes: Changes) -> int:
         """Write what came after span[0], up to span[1]; return the position that was found where it was another."""
         fresh = keys.PUSHED.get(stream, ())
-        arguments = [epoch, *span, self._cap, len(fresh), *fresh, *operations(changes.after(span[0]))]
+        what = operations(changes.after(span[0]))
+        arguments: list[str | int | float] = [str(epoch), epoch.form, *span, self._cap, len(fresh), *fresh, *what]
         done, have = await cast("Any", self._write(keys=[keys.cursor(stream)], args=arguments))
         return span[1] if done else int(have)
 

@@ -28,15 +28,23 @@ class Poison(TarsError):
 
 
 class UnknownKind(Poison):
-    """Nobody here knows this kind of message."""
+    """Nobody here knows this kind of message; `subject` is that of the unknown one."""
 
     reason = "unknown-kind"
 
+    def __init__(self, told: str, subject: str) -> None:
+        super().__init__(told)
+        self.subject = subject
+
 
 class NewerVersion(Poison):
-    """The kind is known, but this process is too old for its version."""
+    """The kind is known, but this process is too old for its version; `subject` is that of the newer message."""
 
     reason = "newer-version"
+
+    def __init__(self, told: str, subject: str) -> None:
+        super().__init__(told)
+        self.subject = subject
 
 
 class Malformed(Poison):

@@ -93,6 +93,10 @@ class Message(Frozen):
         """The subject it travels on, e.g. `tars.event.update.approved.v1.u-17`."""
         return f"tars.{self.CHANNEL}.{self.kind}.{self.key}"
 
+    def upcast(self) -> "Message":
+        """The same as the next version of its kind says it. A version that was succeeded overrides this."""
+        return self
+
 
 class Event(Message):
     """Something that happened. Readers skip fields they do not know yet."""

@@ -208,8 +208,12 @@ ROLES: Mapping[str, Rights] = {
 """Who publishes what and works on which durable; the permissions of a secured server derive from it."""
 
 
+EARLIER: tuple[type[Message], ...] = ()
+"""Versions that were succeeded: read for ever, and upcast, so that nobody else knows of them; never written again."""
+
+
 def _kinds() -> dict[str, type[Message]]:
-    found: dict[str, type[Message]] = {}
+    found: dict[str, type[Message]] = {member.model_fields["kind"].default: member for member in EARLIER}
     for union in (
         StudyCommand, StudyEvent, TrialCommand, TrialEvent, TrialReported, UpdateCommand, UpdateEvent,
         AgentCommand, AgentEvent, AgentReport, GameReported, SessionReported,
@@ -254,7 +258,7 @@ def stream_of(subject: str) -> str:
 
 
 def decode(subject: str, body: bytes) -> Message:
-    """Read a message as its subject says what it is; all errors are Poison with the reason.
+    """Read a message as its subject says what it is, in the newest version of its kind; all errors are Poison.
 
     Raises UnknownKind, NewerVersion, or Malformed when the body is no valid message of that kind, or is of another
     kind or another id than its subject says.
@@ -272,6 +276,12 @@ def decode(subject: str, body: bytes) -> Message:
         raise Malformed(f"{kind}: {why}") from error
     if message.key != key:
         raise Malformed(f"{kind}: the body is about {message.key}, its subject about {key}")
+    return _newest(message)
+
+
+def _newest(message: Message) -> Message:
+    while (later := message.upcast()) is not message:
+        message = later
     return message
 
 
@@ -279,5 +289,5 @@ def _unknown(kind: str, subject: str) -> UnknownKind | NewerVersion:
     name, _, version = kind.rpartition(".v")
     known = [int(have.rpartition(".v")[2]) for have in KINDS if have.rpartition(".v")[0] == name]
     if known and version.isdigit() and int(version) > max(known):
-        return NewerVersion(f"{kind} on {subject}: this process knows {name} up to v{max(known)}")
-    return UnknownKind(f"{kind} on {subject}: nobody here knows it")
+        return NewerVersion(f"{kind} on {subject}: this process knows {name} up to v{max(known)}", subject)
+    return UnknownKind(f"{kind} on {subject}: nobody here knows it", subject)

@@ -151,6 +151,20 @@ def test_what_cannot_be_read_raises_poison_and_changes_no_row(stream: str, subje
     assert [*views.updates(), *views.agents(), *views.trials("s1")] == []
 
 
+def test_an_update_says_that_a_newer_release_knows_more_of_it() -> None:
+    """Its stage may have passed: people must not act on it as if it had not."""
+    board: Board = BOARDS["EVENTS"](TTL)
+    (proposed,) = stored([update_events("u1")[0]])
+    board.fold(proposed)
+    with pytest.raises(Poison):
+        board.fold(Stored(2, START, "tars.event.update.approved.v2.u1", b"{}"))
+    views = MemoryViews(CAP)
+    views.apply(board.changes())
+    [row] = views.updates()
+    assert row.reasons[-1].startswith("update.approved.v2: this version cannot read it")
+    assert [entry.kind for entry in row.history] == ["update.proposed.v1", "update.approved.v2"]
+
+
 @given(body=st.binary(max_size=200), headers=st.dictionaries(st.text(max_size=10), st.text(max_size=30), max_size=4))
 @settings(max_examples=50)
 def test_no_dead_letter_is_too_broken_to_be_shown(body: bytes, headers: dict[str, str]) -> None:

@@ -15,10 +15,10 @@ from tars.runtime.provision import provision
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
 from tars.runtime.view_changes import Changes
-from tars.runtime.view_store import MemoryViews, RedisViews, RedisWriter
+from tars.runtime.view_store import NEWER, SILENT_SECONDS, Epoch, MemoryViews, RedisViews, RedisWriter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-EPOCH, OTHER = "this ledger", "another ledger"
+EPOCH, OTHER = Epoch("this ledger", 7), Epoch("another ledger", 7)
 
 
 def proposed(*names: str) -> Changes:
@@ -35,7 +35,7 @@ async def test_rows_of_another_ledger_are_removed(valkey: Server, store: redis.a
     assert await writer.open("EVENTS", OTHER, 5) == 0
     await writer.write("EVENTS", OTHER, (0, 5), proposed("old"))
     assert await writer.open("EVENTS", EPOCH, 5) == 0
-    assert await store.keys("*") == [b"somebody-elses"]
+    assert sorted(await store.keys("*")) == [b"cursor:EVENTS", b"somebody-elses"]
     await writer.close()
 
 
@@ -46,6 +46,36 @@ async def test_a_writer_of_another_ledger_is_fenced_off(valkey: Server) -> None:
     views = RedisViews(valkey.url)
     assert views._index(keys.PENDING) == ["new"]  # noqa: SLF001 - below the typed rows
     views.close()
+    await writer.close()
+
+
+async def test_who_writes_rows_of_an_older_form_leaves_redis_to_who_writes_newer_ones(
+    valkey: Server, store: redis.asyncio.Redis
+) -> None:
+    """Old and new consumers run side by side in an upgrade: each would remove the other's rows for ever."""
+    writer, newer = RedisWriter(valkey.url, 10), EPOCH._replace(form=8)
+    await writer.write("EVENTS", EPOCH, (0, 5), proposed("old"))
+    assert await writer.open("EVENTS", newer, 5) == 0
+    assert await writer.position("EVENTS", EPOCH) == NEWER
+    assert await writer.open("EVENTS", EPOCH, 5) == NEWER
+    assert await writer.write("EVENTS", EPOCH, (0, 5), proposed("old")) < 0
+    await writer.write("EVENTS", newer, (0, 5), proposed("new"))
+    assert await store.zrange(keys.PENDING, 0, -1) == [b"new"]
+    await writer.close()
+
+
+async def test_rows_of_a_newer_form_are_replaced_once_nobody_writes_them_any_more(
+    valkey: Server, store: redis.asyncio.Redis
+) -> None:
+    """A release that was taken back."""
+    writer, newer = RedisWriter(valkey.url, 10), EPOCH._replace(form=8)
+    await writer.write("EVENTS", newer, (0, 5), proposed("new"))
+    await store.hincrby(keys.cursor("EVENTS"), "seen", -SILENT_SECONDS)
+    assert await writer.position("EVENTS", newer) == 5, "its writer was only silent"
+    assert await writer.open("EVENTS", EPOCH, 5) == NEWER
+    await store.hincrby(keys.cursor("EVENTS"), "seen", -SILENT_SECONDS)
+    assert await writer.open("EVENTS", EPOCH, 5) == 0
+    assert not await store.exists(keys.PENDING)
     await writer.close()
 
 

@@ -9,7 +9,7 @@ from tars.consumers.boards import BOARDS, Stored
 from tars.runtime import view_changes as keys
 from tars.runtime.servers import Server
 from tars.runtime.view_changes import Changes, Pushes
-from tars.runtime.view_store import MemoryViews, RedisViews, RedisWriter, Views
+from tars.runtime.view_store import Epoch, MemoryViews, RedisViews, RedisWriter, Views
 from tars.schemas.views import PipelineRow
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +33,7 @@ async def form(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Views, Wri
     writer, views = RedisWriter(valkey.url, CAP), RedisViews(valkey.url)
 
     async def write(stream: str, start: int, last: int, changes: Changes) -> None:
-        assert await writer.write(stream, "one", (start, last), changes) == last
+        assert await writer.write(stream, Epoch("one", 1), (start, last), changes) == last
 
     yield views, write
     views.close()

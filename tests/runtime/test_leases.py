@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from tars.runtime import leases
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Entry, History, Journal
 from tars.runtime.leases import Lease, hold, is_exhausted
+from tars.schemas import streams
 from tars.schemas.message import By
 from tars.schemas.update import (
     UpdateCommandRefused,
@@ -162,3 +163,29 @@ def test_lives_of_a_minute_never_end_a_process(gaps: list[float]) -> None:
         at += gap + 0.001
         times.append(at)
     assert not is_exhausted(history_of(resumed(*times)))
+
+
+class UpdateApproved2(UpdateStarted):
+    """What a newer release writes."""
+
+    kind: Literal["update.approved.v2"] = "update.approved.v2"  # type: ignore[assignment] # a version of its own
+
+
+@pytest.mark.anyio
+async def test_a_process_that_is_too_old_for_its_history_is_left_to_a_newer_worker(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a dead letter it would be nobody's for ever: an event is not sent again."""
+    monkeypatch.setattr(leases, "TOO_OLD_SECONDS", 0.1)
+    await release(bus, "u1")
+    later = UpdateApproved2(update_id="u1", agents=("new",))
+    await bus.jetstream.publish(later.subject, later.model_dump_json().encode())
+    holder = asyncio.create_task(hold(bus, "run-rollout", "h1", five_steps, ack_wait=2))
+    async with asyncio.timeout(20):
+        while not (await bus.jetstream.consumer_info("EVENTS", "run-rollout")).num_redelivered:
+            await asyncio.sleep(0.05)
+    assert (await bus.stream("DEAD")).state.messages == 0
+    monkeypatch.setattr(streams, "KINDS", {**streams.KINDS, later.kind: UpdateApproved2})  # upgraded
+    history = await ended(bus, "u1")
+    holder.cancel()
+    assert steps_of(history)["new"] == 1

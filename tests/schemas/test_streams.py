@@ -1,11 +1,15 @@
 """Where every message lives, and what reading one refuses."""
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from examples import EXAMPLES
+from tars.schemas import streams
 from tars.schemas.errors import Malformed, NewerVersion, Poison, UnknownKind
+from tars.schemas.message import Message
 from tars.schemas.streams import (
     BUCKETS,
     DURABLES,
@@ -18,6 +22,7 @@ from tars.schemas.streams import (
     live_subject,
     stream_of,
 )
+from tars.schemas.update import UpdateRejected
 
 IRREVERSIBLE = {
     "EVENTS": (("tars.event.study.>", "tars.event.update.>", "tars.event.agent.>"), "limits", True, True, False),
@@ -180,3 +185,27 @@ def test_a_number_that_is_not_finite_is_malformed_wherever_it_stands(kind: str, 
     assert broken != text
     with pytest.raises(Malformed, match=kind):
         decode(EXAMPLES[kind].subject, broken.encode())
+
+
+class Rejected1(UpdateRejected):
+    """As it was written before: the next version has a reason of its own."""
+
+    def upcast(self) -> Message:
+        """Say the same as the next version does."""
+        return Rejected2(update_id=self.update_id, by=self.by, reason=self.reason, because=self.reason)
+
+
+class Rejected2(UpdateRejected):
+    """As it is written now."""
+
+    kind: Literal["update.rejected.v2"] = "update.rejected.v2"  # type: ignore[assignment] # a version of its own
+    because: str
+
+
+def test_a_version_that_was_succeeded_is_read_as_the_newest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"update.rejected.v1": Rejected1, "update.rejected.v2": Rejected2}
+    monkeypatch.setattr(streams, "KINDS", {**streams.KINDS, **kinds})
+    old = EXAMPLES["update.rejected.v1"]
+    found = decode(old.subject, old.model_dump_json().encode())
+    assert isinstance(found, Rejected2)
+    assert found.because == getattr(old, "reason", None)
