@@ -1,4 +1,4 @@
-"""Two networks and a router between them, which can make all that passes vanish: no end hears that the other is gone."""
+"""Two networks and a router between them that can make all that passes vanish: no end hears that the other is gone."""
 
 import ctypes
 import os

@@ -6,11 +6,13 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from nats.errors import Error as NatsError
 
 from accounting import Account, account
 from clusters import DEPLOY, Deployed
@@ -188,3 +190,36 @@ async def test_a_worker_that_is_cut_off_past_its_lease_and_comes_back_doubles_no
 async def says(side: Side, wanted: dict[str, bool]) -> bool:
     """Whether workers say this of themselves."""
     return await asyncio.to_thread(side.ready) == wanted
+
+
+async def test_who_has_much_to_say_leaves_a_server_that_vanished_for_another(strait: Strait, tmp_path: Path) -> None:
+    """Closing does not wait until all is sent that nobody takes any more: TCP would try for a quarter of an hour."""
+    server = bare_server(tmp_path / "near.log")
+    try:
+        assert "127.0.0.1" in await asyncio.to_thread(strait.far.ask, lambda: asyncio.run(moves(strait, tmp_path)))
+    finally:
+        server.kill()
+
+
+async def moves(strait: Strait, folder: Path) -> str:
+    """Talk to the server across the strait until it is gone, and then to the one that is here; return its address."""
+    bus = await connect_bus(f"nats://{NEAR}:4222,nats://127.0.0.1:4222", "test", patience=20)
+    strait.cut()
+    other = bare_server(folder / "far.log")
+    try:
+        async with asyncio.timeout(120):
+            while bus.client.connected_url is None or NEAR in bus.client.connected_url.netloc:
+                with suppress(NatsError):
+                    await bus.client.publish("tars.report.agent.beat.v1.a", bytes(100_000))
+                await asyncio.sleep(0.05)
+        return bus.client.connected_url.netloc
+    finally:
+        await bus.close()
+        other.kill()
+
+
+def bare_server(log: Path) -> Deployed:
+    """A nats-server without streams in the network of this thread."""
+    config = log.with_suffix(".conf")
+    config.write_text('listen: "0.0.0.0:4222"')
+    return Deployed(config, log)
