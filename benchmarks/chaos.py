@@ -11,6 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from ordeal import Ordeal, Outcome
@@ -34,6 +37,25 @@ def figures(found: Outcome, seed: int) -> list[Figure]:
     ]
 
 
+async def followed(ordeal: Ordeal) -> Outcome:
+    """Go through it; on standard error, how far it is."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("commands answered", total=ordeal.commands)
+
+        async def look() -> None:
+            while True:
+                told = f"commands answered, {ordeal.blows.total()} blows dealt"
+                progress.update(bar, completed=min(ordeal.answered, ordeal.commands), description=told)
+                await asyncio.sleep(0.5)
+
+        looking = asyncio.create_task(look())
+        try:
+            return await ordeal.run()
+        finally:
+            looking.cancel()
+
+
 def main() -> None:
     """Kill, count, show, write."""
     parser = arguments(__doc__ or "")
@@ -45,7 +67,7 @@ def main() -> None:
         commands, kills = options.commands, max(10, options.commands // 50)
     start_telemetry("bench", "ERROR")
     with tempfile.TemporaryDirectory() as folder:
-        found = asyncio.run(Ordeal(Path(folder), options.seed, commands, kills).run())
+        found = asyncio.run(followed(Ordeal(Path(folder), options.seed, commands, kills)))
     rows = figures(found, options.seed)
     show("chaos", rows, options.json)
     sys.exit(any(row.value for row in rows))

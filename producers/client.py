@@ -292,9 +292,9 @@ class Client:
         """One update with its history; None: there is none."""
         return next(iter(self._query("update", Ask(id=update_id))), None)
 
-    def studies(self) -> list[StudyRow]:
+    def studies(self, *, offset: int = 0, limit: int = 100) -> list[StudyRow]:
         """All studies, newest first."""
-        return self._query("studies")
+        return self._query("studies", Ask(offset=offset, limit=limit))
 
     @well_formed()
     def study(self, study_id: str) -> StudyRow | None:

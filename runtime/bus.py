@@ -32,6 +32,10 @@ WRONG_LAST_SEQUENCE: Final = 10071
 DUPLICATE_IN_BATCH: Final = 10201
 PUBLISH_TIMEOUT: Final = 5.0
 """Seconds until a publish without an answer has an unknown outcome."""
+PING_SECONDS: Final = 10
+UNANSWERED_PINGS: Final = 2
+"""So after half a minute of silence a connection counts as lost. A network that drops packets says nothing, nor does a
+server that vanished; nats-py's own 120 seconds make six minutes."""
 NOT_KNOWN: Final = "authorization violation"
 HEADER_LINE: Final = b"NATS/1.0\r\n\r\n"
 FIRST_CONNECTION: Final = 5.0
@@ -308,6 +312,8 @@ class _Line:
             allow_reconnect=True,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=UNANSWERED_PINGS,
             # What could not be sent now must not be sent later: its sender has been told that it failed.
             pending_size=0,
             disconnected_cb=lost,

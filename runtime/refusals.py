@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import StaleConnectionError
 
 from tars.schemas.errors import TarsError
 from tars.schemas.permissions import inbox_of
@@ -102,7 +103,7 @@ class Refusals:
 
 
 class PromptClient(Client):
-    """nats-py's client, whose requests end at once when they are refused."""
+    """nats-py's client, whose requests end at once when they are refused, and whose silent connections do too."""
 
     def __init__(self, refusals: Refusals) -> None:
         super().__init__()
@@ -119,3 +120,10 @@ class PromptClient(Client):
         """Publish and wait for the answer; raises NotPermitted beside what nats-py raises."""
         async with self.refusals.watched(subject):
             return await super().request(subject, payload, timeout, old_style, headers)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        """Lose the connection; a peer that says nothing takes nothing: nats-py would wait until all is sent."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if isinstance(e, StaleConnectionError) and writer is not None:
+            writer.transport.abort()
+        await super()._process_op_err(e)

@@ -264,6 +264,8 @@ def _not_theirs(who: By, said: Command, signed: Signed, key: TrustedKey) -> Iter
         yield "it is signed, and its event says that it is not"
     if who.principal != sender.name:
         yield f"it is signed by {sender.name}, not by {who.principal}"
+    elif who.login != sender.login:
+        yield f"what it says of how {who.principal} logged in is not what was signed"
     if lacking := lacking_right(said, sender):
         yield lacking
 

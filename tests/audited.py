@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from people import ADA, GRACE, deliver, signed, soon, trusted
+from identity_provider import IdentityProvider
+from people import ADA, GRACE, PAGE, deliver, signed, soon, trusted
 from played_studies import better_by, play, started
 from reporting_fleet import Learner, ended
 from story import CHANGE
@@ -16,7 +17,7 @@ from tars.runtime.export import collect, header, write_export
 from tars.runtime.journal import History, Journal
 from tars.runtime.provision import provision
 from tars.runtime.settings import Settings
-from tars.runtime.signing import TrustFile
+from tars.runtime.signing import Signs, TrustFile
 from tars.schemas.message import By
 from tars.schemas.study import StudyEvent, StudyFinished, StudyStarted
 from tars.schemas.update import ApproveUpdate, ProposeUpdate, RollBackUpdate, UpdateEvent, UpdateProposed, content_of
@@ -57,25 +58,31 @@ async def study(bus: Bus) -> tuple[StudyStarted, StudyFinished]:
     return begun, finished
 
 
-async def live_through(nats: str, folder: Path, *, back: bool = True) -> None:
-    """ADA proposes what her study found, GRACE approves, the agents switch; then ADA takes it back, whole."""
+async def live_through(nats: str, folder: Path, *, back: bool = True, idp: IdentityProvider | None = None) -> None:
+    """ADA proposes what her study found, GRACE approves, the agents switch; then ADA takes it back, whole.
+
+    idp: where bo logs in, who then approves at the page instead of GRACE.
+    """
     bus = await connect_bus(nats, "test", patience=5)
     await provision(bus.jetstream, ack_wait=2)
-    trust = trusted(folder)
+    trust = trusted(folder, ADA, GRACE, *((PAGE,) if idp else ()))
     settings = Settings(nats_url=nats, use_redis=False, ack_wait_seconds=2, tars_data=folder, four_eyes="on")
+    if idp is not None:
+        settings = settings.model_copy(update={"oidc_issuer": idp.issuer, "oidc_client_id": "tars"})
     keeper, tasks = Keeper(bus), [asyncio.create_task(worker(settings).serve(0))]
     for name in ("a", "b"):
         agent = LiveAgent(bus, Remembering(name, None), keeper, Guard(settings, trust))
         await agent.start(await last_run(bus, name))
         tasks.append(asyncio.create_task(agent.run()))
-    await _decide(bus, back=back)
+    token = idp.token("bo") if idp else ""
+    await _decide(bus, idp.gateway(PAGE, token) if idp else GRACE, token, back=back)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await bus.close()
 
 
-async def _decide(bus: Bus, *, back: bool) -> None:
+async def _decide(bus: Bus, approver: Signs, token: str, *, back: bool) -> None:
     _, finished = await study(bus)
     while not all([(await last_run(bus, name)).run_id for name in "ab"]):
         await asyncio.sleep(0.02)
@@ -87,7 +94,7 @@ async def _decide(bus: Bus, *, back: bool) -> None:
     proposed = history.events[0]
     assert isinstance(proposed, UpdateProposed)
     approve = ApproveUpdate(update_id="u", content=content_of(proposed).digest(), apply_until=proposed.expires_at)
-    assert (answer := await deliver(bus, signed(GRACE, soon(approve), "c-approve"))).done, answer
+    assert (answer := await deliver(bus, signed(approver, soon(approve), "c-approve"), token=token)).done, answer
     await ended(bus, Stage.CONFIRMED)
     if back:
         order = soon(RollBackUpdate(update_id="u", reason="second thoughts", what="all"))

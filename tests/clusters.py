@@ -122,7 +122,11 @@ class Link:
         if self._is_cut:
             writer.transport.abort()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:  # nobody listens there yet: whoever comes here comes again
+            writer.transport.abort()
+            return
         self._open |= {writer, back}
         await asyncio.gather(_pump(reader, back), _pump(there, writer))
 

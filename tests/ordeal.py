@@ -103,13 +103,17 @@ class Ordeal:
     """Other programs in place of workers: to see that the account finds what they do wrong."""
     attempts: int = 50
     settling: float = SETTLING
+    blows: Counter[str] = field(default_factory=Counter, init=False)
+    """Those dealt so far, by whom they hit."""
+    answered: int = field(default=0, init=False)
+    """Commands whose sender has heard what became of them."""
     _busy: set[str] = field(default_factory=set)
     _freezing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> Outcome:
         """Go through it, and give the account."""
         began = asyncio.get_running_loop().time()
-        self._chance, self.blows = random.Random(self.seed), Counter[str]()
+        self._chance = random.Random(self.seed)
         self.nats, self.valkey = start_nats(self.folder / "nats"), start_valkey(self.folder / "valkey")
         self.bus = await connect_bus(self.nats.url, "ordeal", patience=5)
         self.herd = Herd(
@@ -124,6 +128,7 @@ class Ordeal:
             traffic = Traffic(self.bus, self.seed, self.commands, self.attempts)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._strike(traffic))
+                group.create_task(self._count(traffic))
                 group.create_task(traffic.flow([f"a{number}" for number in range(AGENTS)]))
             with suppress(TimeoutError):  # what has not come to its end by then is in the account
                 await self._until(self._is_quiet)
@@ -151,6 +156,12 @@ class Ordeal:
     async def _agents_run(self) -> bool:
         found = [await self.bus.last("EVENTS", f"tars.event.agent.started.v1.a{number}") for number in range(AGENTS)]
         return None not in found
+
+    async def _count(self, traffic: Traffic) -> None:
+        """Say how far it is, for whoever looks."""
+        while not traffic.is_over:
+            await asyncio.sleep(0.2)
+            self.answered = len(traffic.told)
 
     async def _strike(self, traffic: Traffic) -> None:
         """Deal all blows, each when so many commands are decided, and a moment later."""

@@ -99,6 +99,47 @@ def test_an_update_is_proposed_held_rejected_and_told(tars: Run, stack: Blocking
     assert "not today" in out
 
 
+def test_lists_come_in_pages_and_say_where_the_next_one_begins(tars: Run, stack: BlockingPortal) -> None:
+    for name in ("u1", "u2", "u3"):
+        assert tars("propose", "--role", "policy", "--set", "gamma=0.95", "--id", name)[0] == 0
+    ids = [row["update_id"] for row in rows(tars("updates", "--json"))]
+    while len(ids) < 3:  # the view follows the ledger
+        ids = [row["update_id"] for row in rows(tars("updates", "--json"))]
+    page = ("updates", "--limit", "2", "--offset")
+    pages = [[row["update_id"] for row in rows(tars(*page, offset, "--json"))] for offset in ("0", "2")]
+    assert pages == [["u3", "u2"], ["u1"]]
+    assert "older ones: --offset 2" in tars(*page, "0")[1]
+    assert "older ones" not in tars(*page, "2")[1]
+    assert tars(*page, "4")[1] == "no more updates\n"
+
+
+def test_what_is_shown_whole_has_no_pages(tars: Run, stack: BlockingPortal) -> None:
+    assert tars("propose", "--role", "policy", "--set", "gamma=0.95", "--id", "u1")[0] == 0
+    while not rows(tars("updates", "--json")):  # the view follows the ledger
+        pass
+    for command in (("updates", "--pending", "--offset", "1"), ("history", "u1", "--limit", "1")):
+        code, out, err = tars(*command)
+        assert (code, out) == (2, "")
+        assert "leave out --limit and --offset" in " ".join(err.replace("│", " ").split())
+
+
+def test_studies_and_episodes_come_in_pages_too(tars: Run, stack: BlockingPortal) -> None:
+    stack.call(_three_studies_and_episodes)
+    for command, key in ((("study", "list"), "study_id"), (("history", AGENT), "episode")):
+        while len(found := [row[key] for row in rows(tars(*command, "--limit", "3", "--json"))]) < 3:
+            pass  # the view follows the ledger
+        assert [row[key] for row in rows(tars(*command, "--limit", "2", "--offset", "1", "--json"))] == found[1:]
+
+
+async def _three_studies_and_episodes() -> None:
+    bus = await connect_bus(os.environ["NATS_URL"], "test", patience=5)
+    begun, episode = EXAMPLES["study.started.v1"], EXAMPLES["agent.reported.v1"]
+    for number in range(3):
+        await bus.publish(begun.model_copy(update={"study_id": f"s{number}"}), id=f"s{number}")
+        await bus.report(episode.model_copy(update={"episode": number + 1}))
+    await bus.close()
+
+
 def test_only_an_approval_on_hold_is_released_by_apply(tars: Run, stack: BlockingPortal) -> None:
     assert tars("propose", "--agent", AGENT, "--set", "gamma=0.95", "--id", "u1")[0] == 0
     assert tars("apply", "u1")[0] == 1

@@ -1,11 +1,7 @@
 """Commands that look: agents, how they play together, what waits, counts."""
 
-from typing import Annotated
-
-import typer
-
 import tars
-from tars.cli.output import AsJson, clock, number, out, show_json, show_rows
+from tars.cli.output import AsJson, Limit, clock, number, out, show_json, show_rows
 from tars.dashboard.wording import version
 from tars.schemas.hyperparameters import ALGORITHMS, same
 from tars.schemas.views import AgentRow
@@ -34,9 +30,6 @@ def _own_values(row: AgentRow) -> str:
     searched, defaults = (known.game_search, known.defaults) if known else ({}, {})
     own = {k: v for k, v in row.values.items() if k in searched and not same(v, defaults[k])}
     return ", ".join(f"{k} {number(v)}" for k, v in own.items())
-
-
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many, the newest first.")]
 
 
 def conflicts(*, limit: Limit = 20, as_json: AsJson = False) -> None:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import BaseModel
@@ -16,6 +16,10 @@ from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import Value
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many, the newest first.")]
+Offset = Annotated[int, typer.Option("--offset", min=0, help="Leave out so many of the newest: the next page.")]
+PAGE: Final = 100
+"""Rows unless --limit says otherwise."""
 
 out = Console()
 err = Console(stderr=True)
@@ -40,6 +44,15 @@ def show_rows(title: str, rows: Sequence[BaseModel], columns: Mapping[str, Any],
     for row in rows:
         table.add_row(*(str(cell(row)) for cell in columns.values()))
     out.print(table)
+
+
+def show_page(
+    title: str, rows: Sequence[BaseModel], columns: Mapping[str, Any], *, limit: int, offset: int, as_json: bool
+) -> None:
+    """Print one page of rows, the newest first; people are told how to come to the next one."""
+    show_rows(f"more {title}" if offset and not rows else title, rows, columns, as_json=as_json)
+    if len(rows) == limit and not as_json:
+        out.print(f"older ones: --offset {offset + limit}", style="dim", highlight=False)
 
 
 def values_text(values: Mapping[str, Value]) -> str:

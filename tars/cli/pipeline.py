@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 import tars
-from tars.cli.fleet import Limit
-from tars.cli.output import AsJson, clock, out, show_json, show_rows
+from tars.cli.output import AsJson, Limit, clock, out, show_json, show_rows
 from tars.schemas.views import DeadRow
 
 dead = typer.Typer(help="Messages that nobody could read or handle.", no_args_is_help=True)

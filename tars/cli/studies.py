@@ -8,7 +8,7 @@ import typer
 import tars
 from tars.cli import completion
 from tars.cli import study_options as options
-from tars.cli.output import AsJson, clock, number, out, show_json, show_rows
+from tars.cli.output import PAGE, AsJson, Limit, Offset, clock, number, out, show_json, show_page
 from tars.cli.processes import MissingExtra
 from tars.cli.study_report import show_finished, show_row
 from tars.cli.watching import watch as follow
@@ -101,10 +101,10 @@ def stop(
 
 
 @study.command("list")
-def list_studies(*, as_json: AsJson = False) -> None:
-    """Show all studies, newest first."""
+def list_studies(*, limit: Limit = PAGE, offset: Offset = 0, as_json: AsJson = False) -> None:
+    """Show studies, newest first."""
     with tars.connect() as bus:
-        rows = bus.studies()
+        rows = bus.studies(offset=offset, limit=limit)
     columns = {
         "study": lambda r: r.study_id,
         "stage": lambda r: r.stage,
@@ -115,7 +115,7 @@ def list_studies(*, as_json: AsJson = False) -> None:
         "started": lambda r: clock(r.started_at),
         "by": lambda r: r.by,
     }
-    show_rows("studies", rows, columns, as_json=as_json)
+    show_page("studies", rows, columns, limit=limit, offset=offset, as_json=as_json)
 
 
 def _target(row: StudyRow) -> str:

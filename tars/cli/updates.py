@@ -9,7 +9,20 @@ from rich.markup import escape
 import tars
 from tars.cli import completion
 from tars.cli.dry_run import try_out
-from tars.cli.output import AsJson, clock, gain_text, number, out, show_json, show_rows, values_text
+from tars.cli.output import (
+    PAGE,
+    AsJson,
+    Limit,
+    Offset,
+    clock,
+    gain_text,
+    number,
+    out,
+    show_json,
+    show_page,
+    show_rows,
+    values_text,
+)
 from tars.cli.study_options import Agents, Role
 from tars.dashboard.wording import REVERSIBLE
 from tars.producers.commands import CommandRefused
@@ -31,10 +44,18 @@ Why = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
 
-def updates(*, pending: Annotated[bool, typer.Option("--pending")] = False, as_json: AsJson = False) -> None:
+def updates(
+    *,
+    pending: Annotated[bool, typer.Option("--pending", help="All that wait for approval.")] = False,
+    limit: Limit = PAGE,
+    offset: Offset = 0,
+    as_json: AsJson = False,
+) -> None:
     """Show updates, newest first."""
+    if pending and (limit, offset) != (PAGE, 0):
+        raise typer.BadParameter("--pending shows all that wait: leave out --limit and --offset")
     with tars.connect() as bus:
-        rows = bus.pending() if pending else bus.updates()
+        rows = bus.pending() if pending else bus.updates(offset=offset, limit=limit)
     columns = {
         "update": lambda r: r.update_id,
         "stage": lambda r: r.stage,
@@ -43,7 +64,10 @@ def updates(*, pending: Annotated[bool, typer.Option("--pending")] = False, as_j
         "evidence": _evidence,
         "proposed": lambda r: f"{clock(r.proposed_at)} by {r.proposed_by}",
     }
-    show_rows("pending updates" if pending else "updates", rows, columns, as_json=as_json)
+    if pending:
+        show_rows("pending updates", rows, columns, as_json=as_json)
+    else:
+        show_page("updates", rows, columns, limit=limit, offset=offset, as_json=as_json)
 
 
 def _evidence(row: UpdateRow) -> str:
@@ -183,16 +207,20 @@ def history(
         str, typer.Argument(metavar="ID", help="An update, or an agent.", autocompletion=completion.updates_and_agents)
     ],
     *,
+    limit: Limit = PAGE,
+    offset: Offset = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show every event of an update, or the episodes of an agent."""
+    """Show every event of an update, or the episodes of an agent, newest first: of these so many, from so many on."""
     with tars.connect() as bus:
         row = bus.update(key)
-        points = [] if row else bus.history(key)
-    if row is None and not points:
+        points = [] if row else bus.history(key, offset=offset, limit=limit)
+    if row is None and not points and not offset:
         raise CommandRefused(f"there is no update and no agent {key}")
+    if row is not None and (limit, offset) != (PAGE, 0):
+        raise typer.BadParameter(f"{key} is an update, whose history is shown whole: leave out --limit and --offset")
     if row is None:
-        show_rows(f"episodes of {key}", points, POINTS, as_json=as_json)
+        show_page(f"episodes of {key}", points, POINTS, limit=limit, offset=offset, as_json=as_json)
     elif as_json:
         show_json(row)
     else:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from audited import export, live_through
 from examples import EXAMPLES, NOON
+from identity_provider import identity_provider
 from people import GRACE, MALLORY, signed, soon
 from played_studies import better_by, play, started
 from tars.automl_worker import audit as weighed
@@ -49,6 +50,17 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(file: Path) -> Export:
     return read_export(file)
+
+
+@pytest.fixture(scope="module")
+def at_a_page(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The export of an update that somebody approved who had logged in at a page."""
+    folder = tmp_path_factory.mktemp("at-a-page")
+    with identity_provider() as idp, start_nats(folder / "nats") as server:
+        idp.member("bo", "tars-approvers")
+        asyncio.run(live_through(server.url, folder / "keys", idp=idp))
+        asyncio.run(export(server.url, folder / "keys", folder / "u.jsonl"))
+    return read_export(folder / "u.jsonl")
 
 
 def outcomes(found: Export) -> dict[str, str]:
@@ -194,6 +206,36 @@ def test_what_was_altered_is_named_even_if_it_was_sealed_again_by_someone_truste
     kind, path, value, check, words = TAMPERED[what]
     found = failed(altered(whole, kind, put(*path, value=value)))
     assert words in found.get(check, f"nothing; but {found}")
+    assert "file" not in found
+
+
+def test_an_approval_given_at_a_page_holds_by_the_page_s_key_and_says_on_whose_word(at_a_page: Export) -> None:
+    assert outcomes(at_a_page) == WHOLE
+    [signatures] = [check.why for check in audit("u", at_a_page, None) if check.name == "signatures"]
+    assert "#bo (as the page page says)" in signatures
+
+
+def as_another(body: Body) -> None:
+    """Put somebody else into what the page signed for, and into the event with it."""
+    body["signed"]["on_behalf"] = body["signed"]["on_behalf"].replace("bo", "al")
+    body["by"] = json.loads(json.dumps(body["by"]).replace("bo", "al"))
+
+
+AT_A_PAGE: dict[str, tuple[Callable[[Body], None], str]] = {
+    # what: how, what the check of signatures says
+    "somebody else is approved for": (as_another, "its signature is not page's"),
+    "nobody is approved for": (put("signed", "on_behalf", value=None), "its signature is not page's"),
+    "another approver": (put("by", "principal", value="grace"), "#bo, not by grace"),
+    "a login of another time": (put("by", "login", "issued_at", value="2020-01-01T00:00:00Z"), "logged in is not what"),
+    "no login": (put("by", "login", value=None), "logged in is not what was signed"),
+}
+
+
+@pytest.mark.parametrize("what", AT_A_PAGE)
+def test_an_approval_given_at_a_page_that_was_altered_is_found(at_a_page: Export, what: str) -> None:
+    how, words = AT_A_PAGE[what]
+    found = failed(altered(at_a_page, "update.approved", how))
+    assert words in found.get("signatures", f"nothing; but {found}")
     assert "file" not in found
 
 
