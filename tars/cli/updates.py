@@ -11,7 +11,7 @@ from tars.cli import completion
 from tars.cli.dry_run import try_out
 from tars.cli.output import AsJson, clock, gain_text, number, out, show_json, show_rows, values_text
 from tars.cli.study_options import Agents, Role
-from tars.dashboard.wording import REVERSIBLE
+from tars.dashboard.wording import REVERSIBLE, points
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
@@ -48,7 +48,7 @@ def updates(*, pending: Annotated[bool, typer.Option("--pending")] = False, as_j
 
 def _evidence(row: UpdateRow) -> str:
     found = row.evidence
-    return f"{found.verdict} {found.gain:+.3f}" if found else "none"
+    return f"{found.verdict} {points(found.gain)}" if found else "none"
 
 
 def propose(
@@ -212,9 +212,10 @@ def _show_update(row: UpdateRow) -> None:
     if row.evidence:
         e = row.evidence
         out.print(f"evidence {e.verdict}: {gain_text(e)}; p {e.p_value:.2g}")
+    wide = max(len(entry.by or "TARS") for entry in row.history)
     for entry in row.history:
-        who = f" by {entry.by}" if entry.by else ""
-        out.print(f"  {clock(entry.at)}  {escape(entry.text)}{escape(who)}", highlight=False)
+        who = (entry.by or "TARS").ljust(wide)
+        out.print(f"  {clock(entry.at)}  {escape(who)}  {escape(entry.text)}", highlight=False)
     for back in row.read_backs:
         proof = "as asked" if back.equal else "NOT as asked"
         kept = "weights kept" if back.weights_kept else "weights CHANGED"

@@ -76,7 +76,7 @@ def test_a_score_alone_is_no_change_and_a_reload_is() -> None:
 
 
 def test_each_step_of_an_update_is_told_in_its_own_words_also_the_last() -> None:
-    assert told(overview(of=RELEASED), overview(of=PENDING)) == ["update u-s-17: reloading: reloading 1 agents"]
+    assert told(overview(of=RELEASED), overview(of=PENDING)) == ["update u-s-17: reloading: reloading 1 agent"]
     assert told(overview(of=OVER), overview(of=PENDING)) == ["update u-s-17: rejected: rejected: not today"]
 
 
@@ -97,7 +97,7 @@ def test_the_picture_shows_what_waits_what_rolls_out_and_who_runs() -> None:
     text = drawn(overview(agents=(RUNNING, SILENT), of=(*PENDING, *RELEASED), studies=(STUDY,)))
     titles = ["waiting for approval", "rollouts", "studies", "agents"]
     assert [line.strip() for line in text.splitlines() if line.strip() in titles] == titles
-    for shown in ("learning_rate 0.0012, gamma 0.95", "reloading 1 agents", "3 of 20 trials", "running", "stopped"):
+    for shown in ("learning_rate 0.0012, gamma 0.95", "reloading 1 agent", "3 of 20 trials", "running", "stopped"):
         assert shown in text
 
 
