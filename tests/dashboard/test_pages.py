@@ -236,6 +236,16 @@ def test_a_study_is_shown_with_its_aim_its_front_its_importances_and_what_each_k
     assert {"conflict", "latency"} <= set(trials.columns)
 
 
+def test_a_study_whose_search_is_over_says_what_it_does_now(stage: Stage) -> None:
+    study = started(2, study_id="s-weighing", explain=False)
+    _, board = play(study, better_by(0.2))
+    weighing = next(number for number, trial in sorted(board.asked.items()) if trial.phase == "confirmation")
+    stage.publish(study, *(board.asked[number] for number in sorted(board.asked) if number <= weighing))
+    until(lambda: len(stage.client.trials("s-weighing")) > 2)
+    told = "Now: the best few and the incumbent are trained on held-out seeds."
+    until(lambda: told in texts(show("studies", id="s-weighing")))
+
+
 def test_a_fork_is_shown_by_its_candidates_though_nothing_was_searched(stage: Stage) -> None:
     candidates = ({"learning_rate": 5e-4}, {"gamma": 0.95})
     snapshot = SNAPSHOT.model_copy(update={"agent_id": "a"})
