@@ -37,7 +37,7 @@ def show_rows(title: str, rows: Sequence[BaseModel], columns: Mapping[str, Any],
         return
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for place, heading in enumerate(columns):
-        table.add_column(heading, no_wrap=place == 0)  # an id is to be copied
+        table.add_column(heading, no_wrap=place == 0, overflow="fold")  # an id is to be copied
     for row in rows:
         table.add_row(*(str(cell(row)) for cell in columns.values()))
     out.print(table)

@@ -5,6 +5,7 @@ from typing import Annotated, Final, cast, get_args
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 import tars
 from tars.cli import completion
@@ -212,10 +213,10 @@ def _show_update(row: UpdateRow) -> None:
     if row.evidence:
         e = row.evidence
         out.print(f"evidence {e.verdict}: {gain_text(e)}; p {e.p_value:.2g}")
-    wide = max(len(entry.by or "TARS") for entry in row.history)
+    told = Table.grid(padding=(0, 2, 0, 0))
     for entry in row.history:
-        who = (entry.by or "TARS").ljust(wide)
-        out.print(f"  {clock(entry.at)}  {escape(who)}  {escape(entry.text)}", highlight=False)
+        told.add_row("", clock(entry.at), escape(entry.by or "TARS"), escape(entry.text))
+    out.print(told)
     for back in row.read_backs:
         proof = "as asked" if back.equal else "NOT as asked"
         kept = "weights kept" if back.weights_kept else "weights CHANGED"
