@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import BaseModel
@@ -18,7 +18,11 @@ from tars.schemas.hyperparameters import Value
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 
+PIPED_COLUMNS: Final = 200
+"""Where no terminal says how wide a line may be: what is piped is searched and cut by others."""
 out = Console()
+if not out.is_terminal:
+    out.width = max(out.width, PIPED_COLUMNS)
 err = Console(stderr=True)
 
 
