@@ -184,6 +184,7 @@ def test_a_change_is_shown_with_its_effect_and_all_of_it_can_be_taken_back(stage
     assert shown["why"] == "why not"
     page = show("changes", id="u-judged")
     assert page.dataframe[0].value["verdict"].tolist() == [row.judgements[0].verdict.replace("_", " ").lower()]
+    assert ["key", "before", "proposed"] in [list(table.value.columns[:3]) for table in page.dataframe]
     what = page.selectbox(key="what-u-judged")
     assert what.options == ["the values", "values, weights and optimiser"]
     what.select("all")
