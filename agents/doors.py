@@ -29,7 +29,6 @@ from tars.agents.game import (
 
 IDS: Final = {f"tars/{role.capitalize()}-v0": role for role in ROLES}
 Observation = NDArray[np.float32]
-Action = int | np.integer[Any] | NDArray[np.float32]
 Space = Discrete | Box
 
 

@@ -1,6 +1,6 @@
 """update.* events -> the approval queue, and each update's history in sentences. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from datetime import datetime
 from typing import Any, Final, assert_never
 
@@ -83,7 +83,7 @@ def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR
             return _started(event), {**change, "stage": "reloading"}
         case UpdateReloaded():
             slowest = max((back.milliseconds for back in event.read_backs), default=0.0)
-            text = f"{event.stage}: read back from {len(event.read_backs)} agents, the slowest after {slowest:.1f} ms"
+            text = f"{event.stage}: read back from {_agents(event.read_backs)}, the slowest after {slowest:.1f} ms"
             return text, {"stage": "reloaded", "read_backs": merged(before.read_backs, event.read_backs)}
         case UpdateJudged():
             return f"{event.stage}: {event.reason}", {"judgements": (*before.judgements, judgement(event))}
@@ -105,8 +105,9 @@ def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR
 
 def _started(event: UpdateStarted) -> str:
     if not event.canary:
-        return f"reloading {len(event.agents)} agents"
-    first = f"reloading {', '.join(event.canary)} first, of {len(event.agents)} agents"
+        return f"reloading {_agents(event.agents)}"
+    others = f" first, of {_agents(event.agents)}" if len(event.agents) > len(event.canary) else ""
+    first = f"reloading {', '.join(event.canary)}{others}"
     if event.slot_seconds is None:
         return f"{first}; not watched: {event.unwatched}" if event.unwatched else first
     return f"{first}, watched for {event.slots} episodes{_findable(event)}"
@@ -144,8 +145,12 @@ def _rolled_back(event: UpdateRolledBack, before: UpdateRow) -> Change:
     lost = [agent for agent in back if agent not in event.restored] if before.takes_back == "all" else []
     only = f"; of {', '.join(lost)} only the values, for no snapshot could be restored" if lost else ""
     left = "".join(f"; {agent} was not reached: {why}" for agent, why in event.unreached.items())
-    text = f"rolled back on {len(back)} agents{whole}{only}{_because(event.reason)}{left}"
+    text = f"rolled back on {_agents(back)}{whole}{only}{_because(event.reason)}{left}"
     return text, {"stage": "rolled back", "read_backs": event.read_backs, "reasons": _some(event.reason)}
+
+
+def _agents(them: Sized) -> str:
+    return f"{len(them)} agent{'s' * (len(them) != 1)}"
 
 
 def _because(reason: str) -> str:

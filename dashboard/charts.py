@@ -196,12 +196,8 @@ def gain_frame(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame([[100 * number for number in numbers]], columns=["gain", "low", "high", "search", "threshold"])
 
 
-_GAIN: Final = {
-    "type": "quantitative",
-    "title": "gain, percentage points",
-    "scale": {"zero": True, "nice": True},
-    "axis": {"tickCount": 6},
-}
+_SOME_TICKS: Final[Spec] = {"scale": {"zero": True, "nice": True}, "axis": {"tickCount": 6}}
+_GAIN: Final = {"type": "quantitative", "title": "gain, percentage points", **_SOME_TICKS}
 _FULL: Final = {"y": {"value": 0}, "y2": {"value": {"expr": "height"}}}
 GAIN: Final[Spec] = {
     "height": 92,
@@ -501,7 +497,7 @@ def worth_frame(worth: Iterable[KeyWorth]) -> pd.DataFrame:
     )
 
 
-_WORTH: Final = {"type": "quantitative", "title": "worth, percentage points", "scale": {"zero": True, "nice": True}}
+_WORTH: Final = {"type": "quantitative", "title": "worth, percentage points", **_SOME_TICKS}
 _KEPT: Final = {
     "field": "kept",
     "type": "nominal",

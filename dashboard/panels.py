@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 import pandas as pd
 import streamlit as st
@@ -61,8 +61,11 @@ def draw_news(desk: Desk) -> None:
         DRAW[level](errand.text)
 
 
-def draw_group(group: Group, strictness: Strictness) -> None:
-    """Draw what changes for agents that run the same: old, new, effect; and both between their bounds."""
+def draw_group(group: Group, strictness: Strictness, old: Literal["runs", "before"] = "runs") -> None:
+    """Draw what changes for agents that run the same: old, new, effect; and both between their bounds.
+
+    old: what the old values are: those that run, or that ran before the update was released.
+    """
     count = f"{len(group.agents)} agent{'s' * (len(group.agents) != 1)}"
     st.markdown(f"**{count}** · {listed(group.agents)}")
     if not group.differences:
@@ -70,12 +73,12 @@ def draw_group(group: Group, strictness: Strictness) -> None:
         return
     table, picture = st.columns([5, 6], gap="medium", vertical_alignment="top")
     rows = [(d.name, d.old_text, d.new_text, d.change, d.takes_effect) for d in group.differences]
-    columns = ["key", "runs", "proposed", "change", "takes effect"]
+    columns = ["key", old, "proposed", "change", "takes effect"]
     table.dataframe(pd.DataFrame(rows, columns=columns), hide_index=True, column_config=aligned(columns[1:4]))
     placed = [d for d in group.differences if d.place_new is not None]
     if placed:
         picture.vega_lite_chart(charts.bounds_frame(placed), charts.BOUNDS)
-        picture.caption(f"Bounds at strictness {strictness}: grey runs, blue is proposed.")
+        picture.caption(f"Bounds at strictness {strictness}: grey {old}, blue is proposed.")
     for difference in group.differences:
         if difference.objection:
             st.warning(difference.objection)

@@ -26,6 +26,7 @@ def serve(settings: Settings, port: int) -> None:
         "browser.gatherUsageStats": "false",
         "server.fileWatcherType": "none",
         "runner.postScriptGC": "false",
+        "logger.hideWelcomeMessage": "true",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         **theme.OPTIONS,

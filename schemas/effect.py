@@ -106,11 +106,6 @@ def t_quantile(share: float, df: int) -> float:
     return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
 
 
-def t975(df: int) -> float:
-    """Student's t beyond which 2.5 % lie."""
-    return t_quantile(0.975, df)
-
-
 def effect(canaries: Sequence[Change], controls: Sequence[Change], noise: float, wander: float, nu0: int) -> Effect:
     """The difference in differences (section 2).
 

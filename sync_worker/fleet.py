@@ -12,7 +12,7 @@ from tars.runtime.leases import Lease
 from tars.schemas.agent import AgentEvent, ConfigureAgent
 from tars.schemas.errors import Conflict, Poison
 from tars.schemas.streams import configure_subject, history_subject
-from tars.schemas.update import UpdateEvent
+from tars.schemas.update import UpdateEvent, UpdateJudged, UpdateReloaded, UpdateRollBackRequested, UpdateStarted
 from tars.sync_worker.lifecycle import Stage, replay
 from tars.sync_worker.observing import Pulse
 from tars.sync_worker.reload import Expected, expire
@@ -96,3 +96,9 @@ class Fleet:
 def stage_of(history: History[UpdateEvent]) -> Stage:
     """How far the update has come."""
     return replay(history.events).stage
+
+
+def answers_since(history: History[UpdateEvent]) -> int:
+    """Where the agents' answers begin: they come after the step that the configurations follow."""
+    steps = (UpdateStarted, UpdateReloaded, UpdateJudged, UpdateRollBackRequested)
+    return max((entry.sequence for entry in history.entries if isinstance(entry.event, steps)), default=0)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tars.runtime.journal import History
 from tars.schemas.agent import (
     AgentAccepted,
     AgentEvent,
@@ -21,12 +20,9 @@ from tars.schemas.update import (
     ReadBack,
     UpdateApproved,
     UpdateEvent,
-    UpdateJudged,
     UpdateProposed,
-    UpdateReloaded,
     UpdateResumed,
     UpdateRollBackRequested,
-    UpdateStarted,
     content_of,
 )
 from tars.sync_worker.lifecycle import configuration
@@ -180,12 +176,6 @@ def restored_by(expected: Mapping[str, Expected], gone_out: Mapping[str, ReadBac
         for name, found in expected.items()
         if found.restored is not None and name in gone_out and found.restored.weights == gone_out[name].weights
     )
-
-
-def answers_since(history: History[UpdateEvent]) -> int:
-    """Where the agents' answers begin: they come after the step that the configurations follow."""
-    steps = (UpdateStarted, UpdateReloaded, UpdateJudged, UpdateRollBackRequested)
-    return max((entry.sequence for entry in history.entries if isinstance(entry.event, steps)), default=0)
 
 
 def read_backs_of(expected: Mapping[str, Expected]) -> tuple[ReadBack, ...]:

@@ -32,14 +32,13 @@ from tars.schemas.update import (
     UpdateRollBackRequested,
     UpdateStarted,
 )
-from tars.sync_worker.fleet import Fleet, stage_of
+from tars.sync_worker.fleet import Fleet, answers_since, stage_of
 from tars.sync_worker.lifecycle import GOING_OUT, OVER, Stage, replay
 from tars.sync_worker.observing import Observation, Pulse, outlook_of
 from tars.sync_worker.reload import (
     Expected,
     anew_command,
     anew_id,
-    answers_since,
     failures_of,
     read_backs_of,
     update_command,

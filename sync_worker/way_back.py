@@ -15,11 +15,10 @@ from tars.schemas.update import (
     UpdateRolledBack,
     UpdateStarted,
 )
-from tars.sync_worker.fleet import Fleet
+from tars.sync_worker.fleet import Fleet, answers_since
 from tars.sync_worker.lifecycle import Stage, Update, replay
 from tars.sync_worker.reload import (
     Expected,
-    answers_since,
     back_id,
     failures_of,
     is_ours,

@@ -129,7 +129,7 @@ def _audit(row: UpdateRow, views: Rows, desk: Desk) -> None:
     st.markdown("##### What it changes")
     strictness = session.settings().validation_strictness
     for group in groups(row, {agent.agent_id: agent.algorithm for agent in views.agents()}, strictness):
-        draw_group(group, strictness)
+        draw_group(group, strictness, "runs" if row.stage in {"pending", "approved"} else "before")
     st.markdown("##### Evidence")
     draw_evidence(row.evidence)
 

@@ -126,7 +126,7 @@ def _letter(row: DeadRow, desk: Desk, *, whole: bool) -> None:
             ),
             help=row.not_again or "Sends the same bytes again in your name, under a new id.",
         )  # fmt: skip
-        st.caption(f"{ago(row.at, datetime.now(UTC))}, after {row.attempts} deliveries: {row.error}")
+        st.caption(f"{ago(row.at, datetime.now(UTC))}, deliveries {row.attempts}: {row.error}")
         if whole:
             if row.not_again:
                 st.caption(f"It cannot be sent again: {row.not_again}.")

@@ -16,6 +16,10 @@ from tars.dashboard.wording import STARTED, ago, aim, listed, number, points, sc
 from tars.schemas.hyperparameters import same
 from tars.schemas.views import StudyRow, TrialRow
 
+AFTER_THE_SEARCH: Final = {
+    "confirmation": "the best few and the incumbent are trained on held-out seeds",
+    "ablation": "each changed key alone is put back, to see what it is worth",
+}
 COLOURS: Final = {"running": "blue", "finished": "green", "stopped": "gray", "failed": "red"}
 
 
@@ -71,7 +75,7 @@ def _one(row: StudyRow, trials: Sequence[TrialRow], desk: Desk) -> None:
     st.markdown(f":{COLOURS[row.stage]}-badge[{row.stage}] {row.algorithm} in {row.environment} for {target}")
     limit = f"; its search ends after {span(row.wall_seconds)}" if row.wall_seconds else ""
     st.caption(f"Objective: {aim(row.objective, row.weights)}; trials are trained {STARTED[row.start]}{limit}.")
-    _progress(row)
+    _progress(row, trials)
     if row.stage == "running":
         _stop(row, desk)
     one, two, three, four = st.columns(4)
@@ -112,15 +116,17 @@ def _parallel(row: StudyRow, trials: Sequence[TrialRow]) -> None:
         st.caption("Each trial of the search through its values, lowest to highest tried; the better, the bluer.")
 
 
-def _progress(row: StudyRow) -> None:
-    """A study of given candidates searches nothing."""
+def _progress(row: StudyRow, trials: Sequence[TrialRow]) -> None:
+    """How far the search is, and what comes after it. A study of given candidates searches nothing."""
     if not row.trials:
         st.caption("Nothing is searched: candidates that were given are weighed.")
-        return
-    done = row.completed + row.pruned + row.failed
-    st.progress(
-        min(1.0, done / row.trials), f"search: {done} of {row.trials} trials, {row.pruned} pruned, {row.failed} failed"
-    )
+    else:
+        done = row.completed + row.pruned + row.failed
+        told = f"search: {done} of {row.trials} trials, {row.pruned} pruned, {row.failed} failed"
+        st.progress(min(1.0, done / row.trials), told)
+    after = AFTER_THE_SEARCH.get(trials[-1].phase) if trials else None
+    if row.stage == "running" and after:
+        st.caption(f"Now: {after}.")
 
 
 def trials_table(trials: Sequence[TrialRow], searched: Sequence[str]) -> pd.DataFrame:

@@ -121,7 +121,7 @@ def trust(settings: Settings) -> Iterator[Finding]:
         yield wrong("trust file", *_told(error))
         return
     eyes = "four eyes" if signing.four_eyes(settings, signing.TrustFile(settings.trust)) else "no four eyes"
-    yield ok("trust file", f"{settings.trust}: {len(found.principal)} keys, {len(found.approvers)} approvers, {eyes}")
+    yield ok("trust file", f"{settings.trust}: keys: {len(found.principal)}, approvers: {len(found.approvers)}, {eyes}")
 
 
 def _trust(settings: Settings) -> Trust | None:

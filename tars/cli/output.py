@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from tars.dashboard.wording import points
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import Value
 
@@ -21,7 +22,11 @@ Offset = Annotated[int, typer.Option("--offset", min=0, help="Leave out so many 
 PAGE: Final = 100
 """Rows unless --limit says otherwise."""
 
+PIPED_COLUMNS: Final = 200
+"""Where no terminal says how wide a line may be: what is piped is searched and cut by others."""
 out = Console()
+if not out.is_terminal:
+    out.width = max(out.width, PIPED_COLUMNS)
 err = Console(stderr=True)
 
 
@@ -40,7 +45,7 @@ def show_rows(title: str, rows: Sequence[BaseModel], columns: Mapping[str, Any],
         return
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for place, heading in enumerate(columns):
-        table.add_column(heading, no_wrap=place == 0)  # an id is to be copied
+        table.add_column(heading, no_wrap=place == 0, overflow="fold")  # an id is to be copied
     for row in rows:
         table.add_row(*(str(cell(row)) for cell in columns.values()))
     out.print(table)
@@ -62,14 +67,16 @@ def values_text(values: Mapping[str, Value]) -> str:
 
 def number(value: float | None) -> str:
     """A number short enough for a table."""
-    return "-" if value is None else f"{value:.6g}"
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def gain_text(evidence: Evidence) -> str:
     """What the held-out seeds say, and what the search had claimed."""
-    interval = f"95 % from {evidence.gain_low:+.3f} to {evidence.gain_high:+.3f}"
-    found = f"held-out gain {evidence.gain:+.3f} ({interval}) on {len(evidence.scores)} seeds"
-    return found if evidence.search_gain is None else f"{found}; the search said {evidence.search_gain:+.3f}"
+    interval = f"95 % from {points(evidence.gain_low)} to {points(evidence.gain_high)}"
+    found = f"held-out gain {points(evidence.gain)} ({interval}) on {len(evidence.scores)} seeds"
+    return found if evidence.search_gain is None else f"{found}; the search said {points(evidence.search_gain)}"
 
 
 def clock(at: datetime | None) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -59,6 +59,8 @@ class Change(Frozen):
     """The same in words, with what else is known."""
 
 
+Seen = dict[tuple[str, str], Change]
+"""How each thing stood when it was last looked at, by noun and id."""
 Told = Callable[[Overview | None], None]
 """Gets what there is now; None: nobody answers."""
 
@@ -88,7 +90,7 @@ def _look(bus: Client) -> Overview | None:
 
 @contextmanager
 def _lines(*, as_json: bool) -> Iterator[Told]:
-    seen: dict[tuple[str, str], Change] = {}
+    seen: Seen = {}
     answered: bool | None = None
 
     def tell(now: Overview | None) -> None:
@@ -97,9 +99,10 @@ def _lines(*, as_json: bool) -> Iterator[Told]:
             _say(Change(at=datetime.now(UTC), noun="connection", id="", state="up" if now else "away",
                         told=BACK if now else AWAY), as_json=as_json)  # fmt: skip
         answered = now is not None
-        for change in changes(now, seen) if now else ():
-            seen[change.noun, change.id] = change
-            _say(change, as_json=as_json)
+        if now:
+            for change in changes(now, seen):
+                _say(change, as_json=as_json)
+            seen.update(states(now))
 
     yield tell
 
@@ -112,19 +115,25 @@ def _say(change: Change, *, as_json: bool) -> None:
     sys.stdout.flush()  # whoever reads a pipe reads it now
 
 
-def changes(now: Overview, seen: Mapping[tuple[str, str], Change]) -> list[Change]:
-    """What differs from what was seen; at first that is everything that is not over."""
-    first = not seen
-    states = [
+def states(now: Overview) -> Seen:
+    """How everything stands, by noun and id."""
+    found = (
         *(_agent(row, now.at) for row in now.agents),
-        *(
-            _update(row, now.at)
-            for row in now.updates
-            if not first or row.stage == "pending" or row.stage in ON_THE_WAY
-        ),
-        *(_study(row, now.at) for row in now.studies if not first or row.stage == "running"),
+        *(_update(row, now.at) for row in now.updates),
+        *(_study(row, now.at) for row in now.studies),
+    )
+    return {(one.noun, one.id): one for one in found}
+
+
+def changes(now: Overview, seen: Seen) -> list[Change]:
+    """What differs from what was seen; at first that is everything that is not over."""
+    over = set() if seen else {
+        *(("update", row.update_id) for row in now.updates if row.stage not in {"pending", *ON_THE_WAY}),
+        *(("study", row.study_id) for row in now.studies if row.stage != "running"),
+    }  # fmt: skip
+    return [
+        one for key, one in states(now).items() if key not in over and (key not in seen or one.state != seen[key].state)
     ]
-    return [one for one in states if one.state != getattr(seen.get((one.noun, one.id)), "state", None)]
 
 
 def _agent(row: AgentRow, now: datetime) -> Change:
@@ -137,7 +146,8 @@ def _agent(row: AgentRow, now: datetime) -> Change:
 def _update(row: UpdateRow, now: datetime) -> Change:
     last = row.history[-1].text if row.history else summary(row)
     state = f"{row.stage} {len(row.history)}"
-    return Change(at=now, noun="update", id=row.update_id, state=state, told=f"{row.stage}: {last}")
+    told = last if last.startswith(row.stage) else f"{row.stage}: {last}"
+    return Change(at=now, noun="update", id=row.update_id, state=state, told=told)
 
 
 def _study(row: StudyRow, now: datetime) -> Change:

@@ -54,7 +54,7 @@ def show(sequence: Sequence, *, as_json: AsJson = False) -> None:
 def _show(row: DeadRow) -> None:
     lines = {
         "subject": row.subject,
-        "put aside": f"{clock(row.at)}, after {row.attempts} deliveries",
+        "put aside": f"{clock(row.at)}, deliveries: {row.attempts}",
         "reason": f"{row.reason}: {row.error}",
         "id": row.id or "none",
         "again": row.not_again or f"`tars dead replay {row.sequence}` sends it in your name",

@@ -5,6 +5,7 @@ from typing import Annotated, Final, cast, get_args
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 import tars
 from tars.cli import completion
@@ -24,7 +25,7 @@ from tars.cli.output import (
     values_text,
 )
 from tars.cli.study_options import Agents, Role
-from tars.dashboard.wording import REVERSIBLE
+from tars.dashboard.wording import REVERSIBLE, points
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
@@ -72,7 +73,7 @@ def updates(
 
 def _evidence(row: UpdateRow) -> str:
     found = row.evidence
-    return f"{found.verdict} {found.gain:+.3f}" if found else "none"
+    return f"{found.verdict} {points(found.gain)}" if found else "none"
 
 
 def propose(
@@ -240,9 +241,10 @@ def _show_update(row: UpdateRow) -> None:
     if row.evidence:
         e = row.evidence
         out.print(f"evidence {e.verdict}: {gain_text(e)}; p {e.p_value:.2g}")
+    told = Table.grid(padding=(0, 2, 0, 0))
     for entry in row.history:
-        who = f" by {entry.by}" if entry.by else ""
-        out.print(f"  {clock(entry.at)}  {escape(entry.text)}{escape(who)}", highlight=False)
+        told.add_row("", clock(entry.at), escape(entry.by or "TARS"), escape(entry.text))
+    out.print(told)
     for back in row.read_backs:
         proof = "as asked" if back.equal else "NOT as asked"
         kept = "weights kept" if back.weights_kept else "weights CHANGED"

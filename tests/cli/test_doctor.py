@@ -204,7 +204,7 @@ def test_a_key_that_signs_says_what_it_may(examined: Findings, tmp_path: Path, m
     files(tmp_path, monkeypatch)
     _, found = examined()
     assert state_of(found, "key")[:2] == ("ok", "ada signs what is sent from here: proposer")
-    assert "2 keys, 1 approvers" in found["trust file"]["found"]
+    assert "keys: 2, approvers: 1" in found["trust file"]["found"]
 
 
 def test_a_key_that_others_can_read_is_wrong(

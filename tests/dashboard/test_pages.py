@@ -184,6 +184,7 @@ def test_a_change_is_shown_with_its_effect_and_all_of_it_can_be_taken_back(stage
     assert shown["why"] == "why not"
     page = show("changes", id="u-judged")
     assert page.dataframe[0].value["verdict"].tolist() == [row.judgements[0].verdict.replace("_", " ").lower()]
+    assert ["key", "before", "proposed"] in [list(table.value.columns[:3]) for table in page.dataframe]
     what = page.selectbox(key="what-u-judged")
     assert what.options == ["the values", "values, weights and optimiser"]
     what.select("all")
@@ -234,6 +235,16 @@ def test_a_study_is_shown_with_its_aim_its_front_its_importances_and_what_each_k
     assert "What each key is worth" in texts(page)
     trials = page.dataframe[0].value
     assert {"conflict", "latency"} <= set(trials.columns)
+
+
+def test_a_study_whose_search_is_over_says_what_it_does_now(stage: Stage) -> None:
+    study = started(2, study_id="s-weighing", explain=False)
+    _, board = play(study, better_by(0.2))
+    weighing = next(number for number, trial in sorted(board.asked.items()) if trial.phase == "confirmation")
+    stage.publish(study, *(board.asked[number] for number in sorted(board.asked) if number <= weighing))
+    until(lambda: len(stage.client.trials("s-weighing")) > 2)
+    told = "Now: the best few and the incumbent are trained on held-out seeds."
+    until(lambda: told in texts(show("studies", id="s-weighing")))
 
 
 def test_a_fork_is_shown_by_its_candidates_though_nothing_was_searched(stage: Stage) -> None:
