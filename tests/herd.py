@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from tars.cli.main import main
 
@@ -41,7 +42,7 @@ class Herd:
         role = name.partition("-")[0]
         arguments = (self._programs.get(name), role, self._environment, str(self._log))
         process = WARM.Process(target=_work, args=arguments, name=name, daemon=True)
-        await asyncio.to_thread(process.start)
+        await asyncio.to_thread(_started, process)
         self._processes[name] = process
 
     async def kill(self, name: str) -> None:
@@ -90,6 +91,15 @@ class Herd:
         pid = self._processes[name].pid
         assert pid is not None
         return pid
+
+
+def _started(process: multiprocessing.process.BaseProcess) -> None:
+    """Start it without a `__main__`: it would be run there first, and Streamlit's AppTest leaves its page as that."""
+    own, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = own
 
 
 def _work(program: Program | None, role: str, environment: dict[str, str], log: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from tars.schemas.errors import Poison
+from tars.schemas.errors import NewerVersion, Poison
 from tars.schemas.message import Message
 from tars.schemas.streams import KINDS, decode
 
@@ -47,6 +47,17 @@ class Noise:
             return decode(self.subject, self.body)
         except Poison:
             return None
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer release could read it: what leases or is trained waits for that one, and is not put aside."""
+        try:
+            decode(self.subject, self.body)
+        except NewerVersion:
+            return True
+        except Poison:
+            return False
+        return False
 
 
 @st.composite

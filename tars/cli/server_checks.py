@@ -20,6 +20,7 @@ from tars.runtime.access import BadSeed, access_of
 from tars.runtime.bus import Bus, NotAdmitted, Unreachable, connect_bus
 from tars.runtime.journal import Journal
 from tars.runtime.provision import differences
+from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings
 from tars.schemas.errors import Transient
 from tars.schemas.message import By
@@ -137,7 +138,7 @@ async def rights(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
     lacking = [p for p in ROLES["person"].publishes if p.startswith("tars.command.") and not await _may_send(bus, p)]
     try:
         await Journal(bus).read("update", "doctor")
-    except (NatsError, Transient, TimeoutError):
+    except (NatsError, Transient, TimeoutError, NotPermitted):
         lacking.append("reading EVENTS")
     if lacking:
         todo = "use another user in NATS_URL, or give this one the rights of the role person (schemas/streams.py)"
@@ -152,7 +153,7 @@ async def _may_send(bus: Bus, pattern: str) -> bool:
         await bus.jetstream.publish(subject, b"", stream=ELSEWHERE, timeout=ASK_SECONDS)
     except APIError:
         return True  # it came to the server, which would not store it
-    except (NatsError, TimeoutError):
+    except (NatsError, TimeoutError, NotPermitted):
         return False
     return True
 

@@ -18,6 +18,7 @@ from loops import dqn_args, ppo, ppo_args
 from sb3_models import Uses
 from tars.agents.adapters.adapter import CannotAttach
 from tars.agents.attach import Link
+from tars.agents.attached_learner import AttachedLearner
 from tars.agents.local_watch import Attempt
 
 torch.set_num_threads(1)
@@ -308,7 +309,7 @@ def test_the_writer_gets_hyperparameters_at_the_start_and_at_each_change() -> No
 def test_nothing_of_ours_reaches_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = tiny()
     begun(loop, {"gamma": 0.9})
-    monkeypatch.setattr("tars.agents.attached_learner.AttachedLearner._work", lambda *_: 1 / 0)
+    monkeypatch.setattr(AttachedLearner, "_work", lambda *_: 1 / 0)
     loop.iterate(3)
     assert loop.link.problems == ("at BETWEEN: ZeroDivisionError: division by zero",)
     loop.link.step(episode_return="none")  # type: ignore[arg-type]

@@ -106,6 +106,7 @@ async def test_a_backup_while_others_write_fits_together(bus: Bus, tmp_path: Pat
             await bus.publish(
                 AgentAccepted(agent_id="a", version=version, update_id=f"w{n}", applies="live"), id=f"a-{n}"
             )
+            await asyncio.sleep(0.005)  # faster than any fleet, slower than a stream can be taken
 
     writing = asyncio.create_task(write())
     await asyncio.sleep(0.2)
