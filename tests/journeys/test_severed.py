@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import sys
-import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
@@ -16,10 +14,9 @@ from nats.errors import Error as NatsError
 
 from accounting import Account, account
 from clusters import DEPLOY, Deployed
+from elsewhere import host, is_ready, work
 from herd import Herd, Program
-from light_agents import serve
-from namespaces import NEAR, Namespace, Strait, enter, inside, lacking
-from tars.cli.main import main
+from namespaces import NEAR, Namespace, Strait, inside, lacking
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.provision import provision
 from traffic import Traffic
@@ -29,26 +26,6 @@ ACK_WAIT = 2.0
 SEED = 20261129
 COMMANDS = 400
 BY_THE_SERVER, ELSEWHERE = ("b0", "b1"), ("a0", "a1", "a2", "a3")
-
-
-def work(namespace: int) -> None:
-    """`tars run sync` in the network of a process."""
-    enter(namespace)
-    sys.argv = ["tars", "run", "sync", "--port", "0"]
-    main()
-
-
-def host(namespace: int, *names: str) -> None:
-    """Light agents there."""
-    enter(namespace)
-    serve(*names)
-
-
-def is_ready(port: int) -> bool:
-    try:
-        return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10).status == 200)
-    except OSError:
-        return False
 
 
 class Side:
