@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from tars.schemas.errors import NewerVersion, Poison
+from tars.schemas.errors import NewerVersion, Poison, UnknownKind
 from tars.schemas.message import Message
 from tars.schemas.streams import KINDS, decode
 
@@ -50,10 +50,10 @@ class Noise:
 
     @property
     def is_newer(self) -> bool:
-        """Whether a newer release could read it: what leases or is trained waits for that one, and is not put aside."""
+        """Whether a newer release may read it: what leases, or is to be trained, waits for that one."""
         try:
             decode(self.subject, self.body)
-        except NewerVersion:
+        except (NewerVersion, UnknownKind):
             return True
         except Poison:
             return False
