@@ -5,6 +5,7 @@ and copies. They draw their numbers in the order that a lane does, which is what
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from itertools import pairwise
@@ -76,7 +77,7 @@ class Endings(RoleEnvironment):
         return Transition(action, reward, after, terminated, cut, self._state)
 
 
-class PlainLearner:
+class PlainLearner(ABC):
     """One agent in one environment."""
 
     def __init__(self, environment: RoleEnvironment, seed: int, values: Values) -> None:
@@ -97,13 +98,13 @@ class PlainLearner:
             layers += [nn.Linear(i, o).double(), activation()]
         return nn.Sequential(*layers[:-1])
 
+    @abstractmethod
     def parameters(self) -> Tensor:
         """All parameters, in the order of a snapshot."""
-        raise NotImplementedError
 
+    @abstractmethod
     def episode(self) -> None:
         """Act and learn for one episode."""
-        raise NotImplementedError
 
 
 def linears(network: nn.Sequential) -> list[nn.Linear]:
@@ -176,14 +177,17 @@ class PlainReplay(PlainLearner):
             self.after_step()
             state = step.state[0]
 
+    @abstractmethod
     def prepare(self) -> None:
-        raise NotImplementedError
+        """Make networks and optimisers, drawn as a lane draws them."""
 
+    @abstractmethod
     def act(self, state: Tensor, t: int) -> Tensor:
-        raise NotImplementedError
+        """Choose the actions of all copies at step `t`."""
 
+    @abstractmethod
     def gradient_step(self, state: Tensor, after: Tensor, action: Tensor, reward: Tensor, ended: Tensor) -> None:
-        raise NotImplementedError
+        """Move once along the gradient of a drawn batch."""
 
     def after_step(self) -> None:
         """Nothing is counted in vector steps."""
@@ -283,11 +287,13 @@ class PlainActorCritic(PlainLearner):
         self.optimiser = self.new_optimiser([*self.actor.parameters(), *self.critic.parameters(), self.log_deviation])
         self.rollout: list[tuple[Tensor, Transition]] = []
 
+    @abstractmethod
     def new_optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        raise NotImplementedError
+        """Make the optimiser that the paper names."""
 
+    @abstractmethod
     def learn(self) -> None:
-        raise NotImplementedError
+        """Learn from the rollout."""
 
     def episode(self) -> None:
         draw = torch.randn if self.continuous else torch.rand
