@@ -36,7 +36,7 @@ EPISODES = 30
 
 def until(condition: Callable[[], object]) -> None:
     """Look again until it is true."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < end, "it did not come true in time"
         time.sleep(0.02)
