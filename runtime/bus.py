@@ -37,7 +37,6 @@ UNANSWERED_PINGS: Final = 2
 """So after half a minute of silence a connection counts as lost. A network that drops packets says nothing, nor does a
 server that vanished; nats-py's own 120 seconds make six minutes."""
 NOT_KNOWN: Final = "authorization violation"
-HEADER_LINE: Final = b"NATS/1.0\r\n\r\n"
 FIRST_CONNECTION: Final = 5.0
 """Seconds between two log lines of a worker that waits for NATS."""
 
@@ -129,11 +128,10 @@ class Bus:
         return self.signer.sign(command_id, subject, body) if self.signer is not None else {}
 
     def _fits(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
-        """Refuse before sending what the stream would refuse after; a header has four bytes more than its text."""
+        """Refuse before sending what the stream would refuse after."""
         stream, server_takes = STREAMS[stream_of(subject)], self.client.max_payload
-        size = len(body) + len(HEADER_LINE) + sum(len(key) + len(value) + 4 for key, value in headers.items())
         limit = min(server_takes, stream.max_msg_size) if stream.max_msg_size >= 0 else server_takes
-        if size > limit:
+        if (size := len(body) + header_bytes(headers)) > limit:
             raise TooLarge(f"{subject} has {size:,} bytes: {stream.name} takes at most {limit:,}")
 
     async def report(self, message: Message) -> None:
@@ -201,13 +199,10 @@ class Bus:
             log.debug("closed without a farewell", extra={"error": repr(error)})
 
 
-def room_beside(headers: Mapping[str, str], max_payload: int) -> int:
-    """How many bytes a body may have beside these headers: the server counts both."""
-    return (
-        max_payload
-        - len("NATS/1.0\r\n\r\n")
-        - sum(len(f"{key}: {value}\r\n".encode()) for key, value in headers.items())
-    )
+def header_bytes(headers: Mapping[str, str]) -> int:
+    """How many bytes headers have on the wire: the server counts them as it does the body's."""
+    lines = sum(len(key.encode()) + len(value.encode()) + len(": \r\n") for key, value in headers.items())
+    return len("NATS/1.0\r\n\r\n") + lines
 
 
 def ascii_name(text: str) -> str:
