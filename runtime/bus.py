@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -32,10 +32,16 @@ WRONG_LAST_SEQUENCE: Final = 10071
 DUPLICATE_IN_BATCH: Final = 10201
 PUBLISH_TIMEOUT: Final = 5.0
 """Seconds until a publish without an answer has an unknown outcome."""
-PING_SECONDS: Final = 10
-UNANSWERED_PINGS: Final = 2
-"""So after half a minute of silence a connection counts as lost. A network that drops packets says nothing, nor does a
-server that vanished; nats-py's own 120 seconds make six minutes."""
+LASTING: Final[Mapping[str, Any]] = {
+    "connect_timeout": 2,
+    "max_reconnect_attempts": -1,
+    "reconnect_time_wait": 0.2,  # seconds; a fraction works, whatever nats-py's annotation says
+    # So after half a minute of silence a connection counts as lost. A network that drops packets says nothing, nor does
+    # a server that vanished; nats-py's own 120 seconds make six minutes.
+    "ping_interval": 10,
+    "max_outstanding_pings": 2,
+}
+"""How every connection is made, the bus's and FastStream's: a lost one is noticed, and renewed for ever."""
 NOT_KNOWN: Final = "authorization violation"
 FIRST_CONNECTION: Final = 5.0
 """Seconds between two log lines of a worker that waits for NATS."""
@@ -303,17 +309,13 @@ class _Line:
         await client.connect(
             self._url.split(","),
             name=self._source,
-            connect_timeout=2,
             allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
-            ping_interval=PING_SECONDS,
-            max_outstanding_pings=UNANSWERED_PINGS,
             # What could not be sent now must not be sent later: its sender has been told that it failed.
             pending_size=0,
             disconnected_cb=lost,
             reconnected_cb=back,
             error_cb=failed,
+            **LASTING,
             **self._options,
         )
         limit = None  # a server that bars it later may let it in again
