@@ -29,7 +29,7 @@ from tars.producers.replay import Replay, letter_of, replay_of
 from tars.runtime.access import access_of
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus, TooLarge, connect_bus, fresh_id
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import History, Journal, sequence_of
 from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings, load_settings
 from tars.runtime.signing import Gateway, Signer, signer_of
@@ -146,7 +146,7 @@ class AsyncClient:
             found = await self.journal.page("DEAD", sequence, 1)
         except Transient as error:
             raise NotSent("nothing was sent: NATS is away, so the dead letter cannot be read") from error
-        if not found or int((found[0].headers or {})["Nats-Sequence"]) != sequence:
+        if not found or sequence_of(found[0]) != sequence:
             raise CommandRefused(f"there is no dead letter {sequence}: `tars dead list` shows those of 30 days")
         return found[0]
 

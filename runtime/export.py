@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from tars import __version__
 from tars.runtime.bus import Bus
-from tars.runtime.journal import History, Journal, stored_time
+from tars.runtime.journal import History, Journal, sequence_of, stored_time
 from tars.runtime.signing import KEY_HEADER, SIGNATURE_HEADER, Signer, verify
 from tars.schemas.audit import ExportHeader, Seal, StoredMessage
 from tars.schemas.errors import TarsError
@@ -72,7 +72,7 @@ async def _read(bus: Bus, stream: str, subject: str) -> AsyncIterator[StoredMess
     while page := await journal.page(stream, start, PAGE, subject):
         for message in page:
             yield _stored(message)
-        start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
+        start = sequence_of(page[-1]) + 1
 
 
 async def _places(bus: Bus, update_id: str) -> list[tuple[str, str]]:

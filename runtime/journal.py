@@ -90,7 +90,7 @@ class Journal:
             except Poison as error:
                 if not whatever:
                     raise
-                skipped = max(skipped, int((message.headers or {})["Nats-Sequence"]))
+                skipped = max(skipped, sequence_of(message))
                 log.warning("unreadable event passed over", extra={"subject": subject, "error": str(error)[:300]})
         return History(noun, key, tuple(sorted(entries, key=lambda entry: entry.sequence)), skipped)
 
@@ -102,7 +102,7 @@ class Journal:
             found += page
             if len(page) < _PAGE:
                 break
-            start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
+            start = sequence_of(page[-1]) + 1
         return tuple(_entry(message) for message in found)
 
     async def since(self, stream: str, subject: str, time: datetime) -> tuple[Entry[Any], ...]:
@@ -111,7 +111,7 @@ class Journal:
         first = await self._direct(stream, subject, when)
         if len(first) < _PAGE:
             return tuple(_entry(message) for message in first)
-        last = int((first[-1].headers or {})["Nats-Sequence"])
+        last = sequence_of(first[-1])
         return (*(_entry(message) for message in first), *await self.messages(stream, subject, after=last))
 
     async def page(self, stream: str, start: int, size: int, subject: str = ">") -> list[Msg]:
@@ -185,10 +185,15 @@ def _entry(message: Msg) -> Entry[E]:
     return Entry(
         event=cast("E", decode(headers["Nats-Subject"], message.data)),
         id=headers.get("Nats-Msg-Id", ""),
-        sequence=int(headers["Nats-Sequence"]),
+        sequence=sequence_of(message),
         time=stored_time(headers["Nats-Time-Stamp"]),
         traceparent=headers.get("traceparent"),
     )
+
+
+def sequence_of(message: Msg) -> int:
+    """Where a message that was read lies in its stream."""
+    return int((message.headers or {})["Nats-Sequence"])
 
 
 def stored_time(text: str) -> datetime:
