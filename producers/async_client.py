@@ -230,11 +230,7 @@ class AsyncClient:
         except Poison:  # a newer release wrote to it: its workers answer, and only their words can be understood here
             return await self._put_aside(command_id)
         events = history.caused_by(command_id)
-        reasons = tuple(r for event in events if "refused" in event.kind for r in getattr(event, "reasons", ()))
-        kinds = tuple(event.kind for event in events)
-        if not events:
-            return await self._put_aside(command_id)
-        return Answer(command_id=command_id, done=not reasons, reasons=reasons, events=kinds)
+        return Answer.from_events(command_id, events) if events else await self._put_aside(command_id)
 
     async def _put_aside(self, command_id: str) -> Answer | None:
         """Why it was put aside: nobody will answer it; None: it was not, or nobody knows yet."""

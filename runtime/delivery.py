@@ -181,11 +181,7 @@ def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
     """What the sender is told: every reason of a refusal, or the kinds of the events."""
     if isinstance(outcome, Refused):
         return Answer(command_id=envelope.id, done=False, reasons=outcome.reasons, retry_after=outcome.retry_after)
-    events = tuple(outcome)
-    reasons = tuple(reason for event in events if "refused" in event.kind for reason in getattr(event, "reasons", ()))
-    return Answer(
-        command_id=envelope.id, done=not reasons, reasons=reasons, events=tuple(event.kind for event in events)
-    )
+    return Answer.from_events(envelope.id, outcome)
 
 
 class Delivery(BaseMiddleware[Any, Msg]):
