@@ -117,8 +117,8 @@ class Bus:
         body = message.model_dump_json().encode()
         if isinstance(message, Command):
             headers |= self._signature(id, message.subject, body)
-        self._fits(message.subject, body, headers)
         if batch is not None and not batch[2]:
+            self._fits(message.subject, body, headers)
             await self.client.publish(message.subject, body, headers=headers)
             return 0
         return await self._store(message.subject, body, headers)
@@ -126,7 +126,6 @@ class Bus:
     async def resend(self, subject: str, body: bytes, *, id: str, by: By, reply: str) -> int:  # noqa: A002 - as above
         """Store a command's bytes, unread, under a new id and signed by who sends now; raises as `publish`."""
         headers = self._headers(metrics.kind_of(subject), id, by, reply) | self._signature(id, subject, body)
-        self._fits(subject, body, headers)
         return await self._store(subject, body, headers)
 
     def _signature(self, command_id: str, subject: str, body: bytes) -> dict[str, str]:
@@ -149,8 +148,10 @@ class Bus:
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
         stream, began = stream_of(subject), time.perf_counter()
+        headers[Header.EXPECTED_STREAM] = stream
+        self._fits(subject, body, headers)
         try:
-            ack = await self.jetstream.publish(subject, body, stream=stream, timeout=PUBLISH_TIMEOUT, headers=headers)
+            ack = await self.jetstream.publish(subject, body, timeout=PUBLISH_TIMEOUT, headers=headers)
         except APIError as error:
             if error.err_code in {WRONG_LAST_SEQUENCE, DUPLICATE_IN_BATCH}:
                 raise Conflict(f"{subject}: {error.description}") from error

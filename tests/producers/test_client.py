@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from nats.js.errors import APIError
 from working import at_work
 
 from examples import AGENT, EXAMPLES, RUNNING
@@ -13,12 +14,12 @@ from tars.producers import async_client
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.client import Client, connect
 from tars.producers.commands import DEADLINE, CommandRefused, NotSent, Outcome, OutcomeUnknown
-from tars.runtime.bus import Bus, Unreachable
+from tars.runtime.bus import Bus, TooLarge, Unreachable
 from tars.runtime.journal import History, Journal
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
 from tars.schemas.agent import AgentStarted
-from tars.schemas.message import Answer, Command, Event
+from tars.schemas.message import Answer, By, Command, Event
 from tars.schemas.streams import STREAMS, decode
 from tars.schemas.study import StopStudy
 from tars.schemas.update import ApproveUpdate, ProposeUpdate, RejectUpdate, UpdateRejected
@@ -140,6 +141,26 @@ async def test_a_command_that_no_stream_takes_is_not_sent_and_says_how_much_one_
     assert "COMMANDS takes at most 1,048,576" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (await bus.stream("COMMANDS")).state.messages == 0
+
+
+async def test_the_largest_command_that_is_sent_is_the_largest_that_the_server_stores(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(size: int) -> int:
+        return await bus.resend(
+            PROPOSE.subject, bytes(size), id=f"c{size}", by=By(principal="ada"), reply="tars.reply.me"
+        )
+
+    limit = STREAMS["COMMANDS"].max_msg_size
+    with pytest.raises(TooLarge) as caught:
+        await send(limit)
+    too_many = int(str(caught.value).partition(" has ")[2].partition(" bytes")[0].replace(",", "")) - limit
+    await send(limit - too_many)
+    with pytest.raises(TooLarge):
+        await send(limit - too_many + 1)
+    monkeypatch.setattr(bus, "_fits", lambda *_: None)
+    with pytest.raises(APIError, match="exceeds"):
+        await send(limit - too_many + 1)
 
 
 async def test_what_is_sent_has_a_deadline_a_name_and_a_place_for_the_answer(client: AsyncClient, bus: Bus) -> None:
