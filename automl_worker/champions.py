@@ -6,7 +6,7 @@ from typing import Final
 from nats.aio.msg import Msg
 
 from tars.runtime.bus import Bus
-from tars.runtime.journal import Journal
+from tars.runtime.journal import Journal, sequence_of
 from tars.schemas.errors import Poison
 from tars.schemas.hyperparameters import Values
 from tars.schemas.streams import decode
@@ -46,7 +46,7 @@ async def _newest_ends(bus: Bus, journal: Journal) -> AsyncIterator[StudyFinishe
     upper, width, read = (newest[0] if newest else 0), WINDOW, 0
     while upper > 0 and read < MOST_STUDIES:
         lower = max(upper - width, 0)
-        page = [m for m in await journal.page("EVENTS", lower + 1, PAGE, ENDS) if _sequence(m) <= upper]
+        page = [m for m in await journal.page("EVENTS", lower + 1, PAGE, ENDS) if sequence_of(m) <= upper]
         if len(page) == PAGE and width > PAGE:  # there may be more than these, and newer ones
             width = max(width // 2, PAGE)
             continue
@@ -54,11 +54,6 @@ async def _newest_ends(bus: Bus, journal: Journal) -> AsyncIterator[StudyFinishe
             if (finished := _read(message)) is not None:
                 yield finished
         read, upper, width = read + len(page), lower, 2 * width
-
-
-def _sequence(message: Msg) -> int:
-    """Where a message lies in its stream."""
-    return int((message.headers or {})["Nats-Sequence"])
 
 
 def _read(message: Msg) -> StudyFinished | None:

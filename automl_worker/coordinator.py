@@ -29,8 +29,6 @@ from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPrune
 
 log = logging.getLogger(__name__)
 
-PAGE: Final = 256
-"""Messages read at once."""
 POLL_SECONDS: Final = 1.0
 """The bell can ring before an outcome is readable, or not at all: look again this often."""
 
@@ -46,12 +44,9 @@ class Trials:
 
     async def read(self) -> Board:
         """Fold what is new."""
-        subject, full = f"tars.*.trial.*.*.{self._study_id}.*", True
-        while full:
-            page = await self._journal.page("TRIALS", self._read_up_to + 1, PAGE, subject)
-            for message in page:
-                self._fold(message)
-            full = len(page) == PAGE
+        subject = f"tars.*.trial.*.*.{self._study_id}.*"
+        async for message in self._journal.stored("TRIALS", subject, after=self._read_up_to):
+            self._fold(message)
         return self.board
 
     def _fold(self, message: Msg) -> None:

@@ -16,7 +16,7 @@ from tars.runtime import metrics
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import end_if_cancelled
-from tars.runtime.journal import Entry, Journal
+from tars.runtime.journal import Entry, Journal, sequence_of
 from tars.schemas.errors import Poison, Transient
 from tars.schemas.streams import history_subject
 
@@ -108,7 +108,7 @@ class MlflowSink:
         for noun, key in _changed(page):
             for record in await self._records(noun, key):
                 await self._tell(store, record, key)
-        last = int((page[-1].headers or {})["Nats-Sequence"])
+        last = sequence_of(page[-1])
         await asyncio.to_thread(store.remember, stream, last)
         self._at[stream] = last + 1
         return True

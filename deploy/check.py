@@ -7,7 +7,6 @@
 Exit code 0: nothing failed.
 """
 
-import io
 import os
 import re
 import shutil
@@ -226,8 +225,7 @@ def _promtool() -> None:
 def _keep(name: str, program: bytes) -> None:
     (TOOLS / "bin").mkdir(parents=True, exist_ok=True)
     file = TOOLS / "bin" / name
-    with file.open("wb") as written:
-        shutil.copyfileobj(io.BytesIO(program), written)
+    file.write_bytes(program)
     file.chmod(0o755)
 
 

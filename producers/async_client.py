@@ -29,7 +29,7 @@ from tars.producers.replay import Replay, letter_of, replay_of
 from tars.runtime.access import access_of
 from tars.runtime.bell import Bell
 from tars.runtime.bus import Bus, TooLarge, connect_bus, fresh_id
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import History, Journal, sequence_of
 from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings, load_settings
 from tars.runtime.signing import Gateway, Signer, signer_of
@@ -146,7 +146,7 @@ class AsyncClient:
             found = await self.journal.page("DEAD", sequence, 1)
         except Transient as error:
             raise NotSent("nothing was sent: NATS is away, so the dead letter cannot be read") from error
-        if not found or int((found[0].headers or {})["Nats-Sequence"]) != sequence:
+        if not found or sequence_of(found[0]) != sequence:
             raise CommandRefused(f"there is no dead letter {sequence}: `tars dead list` shows those of 30 days")
         return found[0]
 
@@ -230,11 +230,7 @@ class AsyncClient:
         except Poison:  # a newer release wrote to it: its workers answer, and only their words can be understood here
             return await self._put_aside(command_id)
         events = history.caused_by(command_id)
-        reasons = tuple(r for event in events if "refused" in event.kind for r in getattr(event, "reasons", ()))
-        kinds = tuple(event.kind for event in events)
-        if not events:
-            return await self._put_aside(command_id)
-        return Answer(command_id=command_id, done=not reasons, reasons=reasons, events=kinds)
+        return Answer.from_events(command_id, events) if events else await self._put_aside(command_id)
 
     async def _put_aside(self, command_id: str) -> Answer | None:
         """Why it was put aside: nobody will answer it; None: it was not, or nobody knows yet."""

@@ -17,7 +17,7 @@ from prometheus_client import make_asgi_app
 from tars import __version__
 from tars.runtime import metrics
 from tars.runtime.access import Access, access_of
-from tars.runtime.bus import PING_SECONDS, UNANSWERED_PINGS, Bus, connect_bus
+from tars.runtime.bus import LASTING, Bus, connect_bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Delivery
 from tars.runtime.id_tokens import IdTokens, rules_of
@@ -130,11 +130,7 @@ class Worker:
             security=_security(access, self.settings.nats),
             inbox_prefix=access.inbox,
             error_cb=failed,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
-            connect_timeout=2,
-            ping_interval=PING_SECONDS,
-            max_outstanding_pings=UNANSWERED_PINGS,
+            **LASTING,
             # It only asks for messages and acknowledges. Refused at once while NATS is away, as the bus's sending is,
             # a request would end FastStream's loop, which starts a new one at once and keeps every old one's task.
             graceful_timeout=GRACE,

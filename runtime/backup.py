@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,10 +153,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = sha256()
-        while block := file.read(CHUNK):
-            found.update(block)
-    return found.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 async def restore(bus: Bus, folder: Path, *, ack_wait: float, replicas: int, tell: Tell) -> Manifest:

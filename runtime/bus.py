@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -32,12 +32,17 @@ WRONG_LAST_SEQUENCE: Final = 10071
 DUPLICATE_IN_BATCH: Final = 10201
 PUBLISH_TIMEOUT: Final = 5.0
 """Seconds until a publish without an answer has an unknown outcome."""
-PING_SECONDS: Final = 10
-UNANSWERED_PINGS: Final = 2
-"""So after half a minute of silence a connection counts as lost. A network that drops packets says nothing, nor does a
-server that vanished; nats-py's own 120 seconds make six minutes."""
+LASTING: Final[Mapping[str, Any]] = {
+    "connect_timeout": 2,
+    "max_reconnect_attempts": -1,
+    "reconnect_time_wait": 0.2,  # seconds; a fraction works, whatever nats-py's annotation says
+    # So after half a minute of silence a connection counts as lost. A network that drops packets says nothing, nor does
+    # a server that vanished; nats-py's own 120 seconds make six minutes.
+    "ping_interval": 10,
+    "max_outstanding_pings": 2,
+}
+"""How every connection is made, the bus's and FastStream's: a lost one is noticed, and renewed for ever."""
 NOT_KNOWN: Final = "authorization violation"
-HEADER_LINE: Final = b"NATS/1.0\r\n\r\n"
 FIRST_CONNECTION: Final = 5.0
 """Seconds between two log lines of a worker that waits for NATS."""
 
@@ -112,8 +117,8 @@ class Bus:
         body = message.model_dump_json().encode()
         if isinstance(message, Command):
             headers |= self._signature(id, message.subject, body)
-        self._fits(message.subject, body, headers)
         if batch is not None and not batch[2]:
+            self._fits(message.subject, body, headers)
             await self.client.publish(message.subject, body, headers=headers)
             return 0
         return await self._store(message.subject, body, headers)
@@ -121,7 +126,6 @@ class Bus:
     async def resend(self, subject: str, body: bytes, *, id: str, by: By, reply: str) -> int:  # noqa: A002 - as above
         """Store a command's bytes, unread, under a new id and signed by who sends now; raises as `publish`."""
         headers = self._headers(metrics.kind_of(subject), id, by, reply) | self._signature(id, subject, body)
-        self._fits(subject, body, headers)
         return await self._store(subject, body, headers)
 
     def _signature(self, command_id: str, subject: str, body: bytes) -> dict[str, str]:
@@ -129,11 +133,10 @@ class Bus:
         return self.signer.sign(command_id, subject, body) if self.signer is not None else {}
 
     def _fits(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
-        """Refuse before sending what the stream would refuse after; a header has four bytes more than its text."""
+        """Refuse before sending what the stream would refuse after."""
         stream, server_takes = STREAMS[stream_of(subject)], self.client.max_payload
-        size = len(body) + len(HEADER_LINE) + sum(len(key) + len(value) + 4 for key, value in headers.items())
         limit = min(server_takes, stream.max_msg_size) if stream.max_msg_size >= 0 else server_takes
-        if size > limit:
+        if (size := len(body) + header_bytes(headers)) > limit:
             raise TooLarge(f"{subject} has {size:,} bytes: {stream.name} takes at most {limit:,}")
 
     async def report(self, message: Message) -> None:
@@ -145,8 +148,10 @@ class Bus:
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
         stream, began = stream_of(subject), time.perf_counter()
+        headers[Header.EXPECTED_STREAM] = stream
+        self._fits(subject, body, headers)
         try:
-            ack = await self.jetstream.publish(subject, body, stream=stream, timeout=PUBLISH_TIMEOUT, headers=headers)
+            ack = await self.jetstream.publish(subject, body, timeout=PUBLISH_TIMEOUT, headers=headers)
         except APIError as error:
             if error.err_code in {WRONG_LAST_SEQUENCE, DUPLICATE_IN_BATCH}:
                 raise Conflict(f"{subject}: {error.description}") from error
@@ -201,13 +206,10 @@ class Bus:
             log.debug("closed without a farewell", extra={"error": repr(error)})
 
 
-def room_beside(headers: Mapping[str, str], max_payload: int) -> int:
-    """How many bytes a body may have beside these headers: the server counts both."""
-    return (
-        max_payload
-        - len("NATS/1.0\r\n\r\n")
-        - sum(len(f"{key}: {value}\r\n".encode()) for key, value in headers.items())
-    )
+def header_bytes(headers: Mapping[str, str]) -> int:
+    """How many bytes headers have on the wire: the server counts them as it does the body's."""
+    lines = sum(len(key.encode()) + len(value.encode()) + len(": \r\n") for key, value in headers.items())
+    return len("NATS/1.0\r\n\r\n") + lines
 
 
 def ascii_name(text: str) -> str:
@@ -308,17 +310,13 @@ class _Line:
         await client.connect(
             self._url.split(","),
             name=self._source,
-            connect_timeout=2,
             allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type] # seconds; a fraction works
-            ping_interval=PING_SECONDS,
-            max_outstanding_pings=UNANSWERED_PINGS,
             # What could not be sent now must not be sent later: its sender has been told that it failed.
             pending_size=0,
             disconnected_cb=lost,
             reconnected_cb=back,
             error_cb=failed,
+            **LASTING,
             **self._options,
         )
         limit = None  # a server that bars it later may let it in again

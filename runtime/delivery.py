@@ -22,7 +22,7 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from tars.runtime import metrics
-from tars.runtime.bus import Bus, envelope_of, room_beside
+from tars.runtime.bus import Bus, envelope_of, header_bytes
 from tars.runtime.rate_limit import RateLimit
 from tars.runtime.signing import TOKEN_HEADER
 from tars.runtime.telemetry import mark_span, span
@@ -154,9 +154,9 @@ async def put_aside(bus: Bus, letter: Unreadable, reason: str, error: BaseExcept
 def _fitting(letter: Unreadable, own: dict[str, str], max_payload: int) -> tuple[dict[str, str], bytes]:
     """What is stored: as much of the original as there is room for beside what is said about it."""
     headers = {key: str(value) for key, value in letter.headers.items() if _may_be_kept(key)} | own
-    if room_beside(headers, max_payload) < max_payload // 2:
+    if max_payload - header_bytes(headers) < max_payload // 2:
         headers = own
-    if (room := room_beside(headers, max_payload) - CUT_BYTES) < len(letter.body):
+    if (room := max_payload - header_bytes(headers) - CUT_BYTES) < len(letter.body):
         return headers | {"Tars-Dead-Cut": str(len(letter.body))}, letter.body[:room]
     return headers, letter.body
 
@@ -181,11 +181,7 @@ def answer_to(envelope: Envelope, outcome: Iterable[Event] | Refused) -> Answer:
     """What the sender is told: every reason of a refusal, or the kinds of the events."""
     if isinstance(outcome, Refused):
         return Answer(command_id=envelope.id, done=False, reasons=outcome.reasons, retry_after=outcome.retry_after)
-    events = tuple(outcome)
-    reasons = tuple(reason for event in events if "refused" in event.kind for reason in getattr(event, "reasons", ()))
-    return Answer(
-        command_id=envelope.id, done=not reasons, reasons=reasons, events=tuple(event.kind for event in events)
-    )
+    return Answer.from_events(envelope.id, outcome)
 
 
 class Delivery(BaseMiddleware[Any, Msg]):

@@ -26,7 +26,6 @@ from tars.schemas.streams import configure_subject, history_subject
 from tars.schemas.trust import Trust
 from tars.schemas.update import UpdateEvent, UpdateProposed
 
-PAGE: Final = 256
 SEALING: Final = "tars.export"
 """Stands for the subject of what is signed: no command travels there."""
 OF_THE_READ: Final = frozenset(
@@ -57,27 +56,21 @@ class Export:
 
 async def collect(bus: Bus, update_id: str | None) -> AsyncIterator[StoredMessage]:
     """Everything that concerns an update, None: the whole ledger; by stream and sequence. Raises BadExport."""
+    journal = Journal(bus)
     if update_id is None:
         for stream in LEDGER:
-            async for message in _read(bus, stream, ">"):
-                yield message
+            async for stored in journal.stored(stream):
+                yield _stored(stored)
         return
-    found = [message for place in await _places(bus, update_id) async for message in _read(bus, *place)]
+    places = await _places(journal, update_id)
+    found = [_stored(message) for place in places async for message in journal.stored(*place)]
     for message in sorted(found, key=lambda one: (LEDGER.index(one.stream), one.sequence)):
         yield message
 
 
-async def _read(bus: Bus, stream: str, subject: str) -> AsyncIterator[StoredMessage]:
-    start, journal = 1, Journal(bus)
-    while page := await journal.page(stream, start, PAGE, subject):
-        for message in page:
-            yield _stored(message)
-        start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
-
-
-async def _places(bus: Bus, update_id: str) -> list[tuple[str, str]]:
+async def _places(journal: Journal, update_id: str) -> list[tuple[str, str]]:
     """(stream, subject filter) of all that concerns an update; causes are read after what they led to."""
-    history: History[UpdateEvent] = await Journal(bus).read("update", update_id)
+    history: History[UpdateEvent] = await journal.read("update", update_id)
     if not history.events:
         raise BadExport(f"there is no update {update_id}: `tars updates` shows which there are")
     proposed = next((event for event in history.events if isinstance(event, UpdateProposed)), None)

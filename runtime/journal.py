@@ -3,7 +3,7 @@
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
@@ -90,35 +90,37 @@ class Journal:
             except Poison as error:
                 if not whatever:
                     raise
-                skipped = max(skipped, int((message.headers or {})["Nats-Sequence"]))
+                skipped = max(skipped, sequence_of(message))
                 log.warning("unreadable event passed over", extra={"subject": subject, "error": str(error)[:300]})
         return History(noun, key, tuple(sorted(entries, key=lambda entry: entry.sequence)), skipped)
 
     async def messages(self, stream: str, subject: str, *, after: int = 0) -> tuple[Entry[Any], ...]:
         """Read whatever lies on a subject filter, oldest first; raises Transient when NATS is away."""
-        found: list[Msg] = []
-        start = after + 1
-        while page := await self._page(stream, subject, start, _PAGE):
-            found += page
-            if len(page) < _PAGE:
-                break
-            start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
+        found = [message async for message in self.stored(stream, subject, after=after)]
         return tuple(_entry(message) for message in found)
+
+    async def stored(self, stream: str, subject: str = ">", *, after: int = 0) -> AsyncIterator[Msg]:
+        """Read the same as it lies there, whatever it says; raises Transient when NATS is away."""
+        while page := await self.page(stream, after + 1, _PAGE, subject):
+            for message in page:
+                yield message
+            if not _is_followed(page[-1]):
+                return
+            after = sequence_of(page[-1])
 
     async def since(self, stream: str, subject: str, time: datetime) -> tuple[Entry[Any], ...]:
         """Read what was stored on a subject filter from a moment on; raises Transient when NATS is away."""
         when = {"start_time": time.isoformat(), "next_by_subj": subject, "batch": _PAGE}
-        first = await self._direct(stream, subject, when)
-        if len(first) < _PAGE:
-            return tuple(_entry(message) for message in first)
-        last = int((first[-1].headers or {})["Nats-Sequence"])
-        return (*(_entry(message) for message in first), *await self.messages(stream, subject, after=last))
+        found = await self._direct(stream, subject, when)
+        if found and _is_followed(found[-1]):
+            found += [message async for message in self.stored(stream, subject, after=sequence_of(found[-1]))]
+        return tuple(_entry(message) for message in found)
 
     async def page(self, stream: str, start: int, size: int, subject: str = ">") -> list[Msg]:
-        """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time."""
-        return await self._page(stream, subject, start, size)
+        """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time.
 
-    async def _page(self, stream: str, subject: str, start: int, size: int) -> list[Msg]:
+        Fewer are no sign of the end: the server sends some 64 MB at once.
+        """
         return await self._direct(stream, subject, {"seq": start, "next_by_subj": subject, "batch": size})
 
     async def _direct(self, stream: str, subject: str, request: dict[str, Any]) -> list[Msg]:
@@ -180,15 +182,25 @@ def _status(message: Msg) -> str | None:
     return None if "Nats-Stream" in headers else str(headers.get("Status", "unknown"))
 
 
+def _is_followed(message: Msg) -> bool:
+    """Whether more of what was asked for came after it, when the page was read."""
+    return int((message.headers or {})["Nats-Num-Pending"]) > 0
+
+
 def _entry(message: Msg) -> Entry[E]:
     headers = message.headers or {}
     return Entry(
         event=cast("E", decode(headers["Nats-Subject"], message.data)),
         id=headers.get("Nats-Msg-Id", ""),
-        sequence=int(headers["Nats-Sequence"]),
+        sequence=sequence_of(message),
         time=stored_time(headers["Nats-Time-Stamp"]),
         traceparent=headers.get("traceparent"),
     )
+
+
+def sequence_of(message: Msg) -> int:
+    """Where a message that was read lies in its stream."""
+    return int((message.headers or {})["Nats-Sequence"])
 
 
 def stored_time(text: str) -> datetime:

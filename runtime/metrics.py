@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 
 from tars.schemas.errors import Poison
-from tars.schemas.streams import KINDS, ROLES
+from tars.schemas.streams import KINDS, ROLES, covers
 
 REGISTRY: Final = CollectorRegistry()
 """What /metrics shows."""
@@ -159,9 +159,8 @@ def describe(role: str, version: str) -> None:
 def kinds_of(role: str) -> Iterable[str]:
     """Name the kinds that a role stores, in the streams that acknowledge."""
     publishes = ROLES[role].publishes if role in ROLES else ()
-    prefixes = tuple(pattern.removesuffix(">") for pattern in publishes)
     subjects = {kind: f"tars.{model.CHANNEL}.{kind}." for kind, model in KINDS.items() if model.CHANNEL != "report"}
-    return sorted(kind for kind, subject in subjects.items() if subject.startswith(prefixes))
+    return sorted(kind for kind, subject in subjects.items() if any(covers(own, subject) for own in publishes))
 
 
 def kind_of(subject: str) -> str:

@@ -113,25 +113,11 @@ class Settings(BaseSettings):
             raise ValueError("OIDC_ISSUER needs it: the page's name at the identity provider")
         return value
 
-    @field_validator(
-        "nats_url",
-        "redis_url",
-        "mlflow_tracking_uri",
-        "otel_exporter_otlp_endpoint",
-        "tars_key",
-        "tars_trust",
-        "nats_nkey_file",
-        "nats_ca_file",
-        "oidc_issuer",
-        "oidc_client_id",
-        "oidc_client_secret_file",
-        "oidc_cookie_secret_file",
-        "oidc_redirect_uri",
-        mode="before",
-    )
+    @field_validator("*", mode="before")
     @classmethod
-    def _blank_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
+    def _blank_is_unset(cls, value: object, info: ValidationInfo) -> object:
+        may_be_unset = info.field_name is not None and cls.model_fields[info.field_name].default is None
+        return None if value == "" and may_be_unset else value
 
     @cached_property
     def callable_trainers(self) -> frozenset[str]:

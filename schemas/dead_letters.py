@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from tars.schemas.streams import STREAMS
+from tars.schemas.streams import STREAMS, covers
 from tars.schemas.views import DeadRow
 
 LONGEST_BODY: Final = 4000
@@ -40,6 +40,6 @@ def cannot_be_sent_again(subject: str) -> str | None:
 
     An event happened or not; trials and configurations are sent once, by the process that counts on them.
     """
-    if any(subject.startswith(pattern.removesuffix(">")) for pattern in STREAMS["COMMANDS"].subjects):
+    if any(covers(pattern, subject) for pattern in STREAMS["COMMANDS"].subjects):
         return None
     return f"{subject} is no command that people send; {' and '.join(STREAMS['COMMANDS'].subjects)} are"

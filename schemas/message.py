@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
@@ -178,3 +179,11 @@ class Answer(Frozen):
     """The kinds of the events it led to."""
     retry_after: float | None = None
     """Seconds after which the same command, sent anew, may be carried out; None: sending it again does not help."""
+
+    @classmethod
+    def from_events(cls, command_id: str, events: Iterable[Event]) -> "Answer":
+        """What became of a command that led to these events; where one refuses it, with every reason."""
+        led_to = tuple(events)
+        reasons = tuple(why for event in led_to if "refused" in event.kind for why in getattr(event, "reasons", ()))
+        kinds = tuple(event.kind for event in led_to)
+        return cls(command_id=command_id, done=not reasons, reasons=reasons, events=kinds)

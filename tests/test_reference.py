@@ -1,13 +1,12 @@
 """docs/asyncapi.json and docs/messages.md say what really travels: they are current, and what they show can be sent."""
 
-import asyncio
 import json
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from faststream.specification.asyncapi.v3_0_0.schema import ApplicationSchema
 from jsonschema import Draft7Validator
 from nats.errors import NoRespondersError
+from working import at_work
 
 from examples import AGENT, EXAMPLES
 from people import ADA, trusted
@@ -145,16 +145,9 @@ async def test_the_headers_that_are_stamped_are_documented(bus: Bus) -> None:
         assert "Nats-Msg-Id" in (stored.headers or {})
 
 
-@asynccontextmanager
-async def workers(settings: Settings) -> AsyncIterator[None]:
+def workers(settings: Settings) -> AbstractAsyncContextManager[None]:
     """The three that answer people."""
-    working = [asyncio.create_task(worker(settings).serve(0)) for worker in (coordinator, sync, consumers)]
-    try:
-        yield
-    finally:
-        for work in working:
-            work.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
+    return at_work(*(worker(settings).serve(0) for worker in (coordinator, sync, consumers)))
 
 
 async def answered(bus: Bus, subject: str, body: str, headers: dict[str, str]) -> Answer:

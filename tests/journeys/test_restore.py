@@ -1,14 +1,13 @@
 """A backup of a system at work, restored on an empty server: what was under way goes on, and people see what is so."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ledgers import held
+from working import at_work
 
 from audited import Remembering, live_through
 from people import GRACE, deliver, signed, soon
@@ -34,18 +33,6 @@ from tars.sync_worker.lifecycle import Stage, replay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 AGAIN: dict[str, Value] = {"gamma": 0.95}
-
-
-@asynccontextmanager
-async def at_work(*making: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """Tasks for the length of the block."""
-    tasks = [asyncio.create_task(make()) for make in making]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def settings_of(nats: Server, valkey: Server, keys: Path) -> Settings:
@@ -84,7 +71,7 @@ async def projected(bus: Bus, settings: Settings) -> AsyncIterator[MemoryViews]:
     """What the consumers do with the streams, for the length of the block; entered when they have read all."""
     memory, behind = MemoryViews(settings.redis_max_history_length), set(BOARDS)
     projection = Projection(bus, settings, memory, caught_up=behind.discard)
-    async with at_work(*(partial(projection.run, stream) for stream in BOARDS)):
+    async with at_work(*(projection.run(stream) for stream in BOARDS)):
         async with asyncio.timeout(60):
             while behind:
                 await asyncio.sleep(0.05)
@@ -107,7 +94,7 @@ async def test_a_restored_system_goes_on_where_the_backup_found_it(
             stopped = AgentStopped(agent_id=f"x{n}", run_id="r", cause="finished")
             await Journal(bus).append([stopped], History("agent", f"x{n}"), cause=f"x{n}")
 
-    async with at_work(lambda: sync(settings).serve(0), write):
+    async with at_work(sync(settings).serve(0), write()):
         await approve(bus, "v")  # its agents have gone: the rollout waits for them
         while Stage.RELOADING is not replay((await Journal(bus).read("update", "v")).events).stage:
             await asyncio.sleep(0.02)
@@ -125,8 +112,8 @@ async def test_a_restored_system_goes_on_where_the_backup_found_it(
         assert (await bus.stream("EVENTS")).state.last_seq < before
         assert replay((await Journal(bus).read("update", "u")).events).stage is Stage.CONFIRMED
         living = await agents(bus, settings)
-        running = [agent.run for agent in living]
-        async with at_work(lambda: sync(settings).serve(0), *running):
+        running = [agent.run() for agent in living]
+        async with at_work(sync(settings).serve(0), *running):
             events = await ended(bus, Stage.CONFIRMED, update_id="v")
             assert [event.kind for event in events].count("update.started.v1") == 1
         for name in "ab":

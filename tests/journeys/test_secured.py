@@ -1,19 +1,18 @@
 """Workers, a script and an agent's host on a server that knows roles by their keys: all of their work, no refusal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from secured import Secured, refused
+from working import at_work
 
 from examples import AGENT, EXAMPLES
 from tars.automl_worker.app import worker as coordinator
 from tars.consumers.app import worker as consumers
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.commands import CommandRefused
-from tars.runtime.app import Worker
-from tars.runtime.settings import Settings
 from tars.schemas.study import StopStudy
 from tars.schemas.update import ProposeUpdate, RejectUpdate
 from tars.sync_worker.app import worker as sync
@@ -23,23 +22,12 @@ MAKE = {"coordinator": coordinator, "sync": sync, "consumers": consumers}
 PROPOSE = ProposeUpdate(update_id="u1", agents=(AGENT,), values={"gamma": 0.95})
 
 
-@asynccontextmanager
-async def at_work(make: Callable[[Settings], Worker], settings: Settings) -> AsyncIterator[None]:
-    """Let a worker work for the length of the block."""
-    serving = asyncio.create_task(make(settings).serve(0))
-    try:
-        yield
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-
-
 @pytest.fixture
 async def running(secured: Secured) -> AsyncIterator[Secured]:
     """The workers that only talk, each with its own key, and an agent in the ledger."""
     async with AsyncExitStack() as stack:
         for role, make in MAKE.items():
-            await stack.enter_async_context(at_work(make, secured.settings(role, rate_limit_per_minute=0)))
+            await stack.enter_async_context(at_work(make(secured.settings(role, rate_limit_per_minute=0)).serve(0)))
         async with secured.bus("agents") as host:
             await host.publish(EXAMPLES["agent.started.v1"], id="a1")
         yield secured
@@ -97,7 +85,7 @@ async def test_a_worker_with_the_seed_of_another_does_nothing_and_its_log_says_w
     secured: Secured, caplog: pytest.LogCaptureFixture
 ) -> None:
     mixed = secured.settings("trainer")
-    async with at_work(sync, mixed), asyncio.timeout(20):
+    async with at_work(sync(mixed).serve(0)), asyncio.timeout(20):
         while not refused(caplog):
             await asyncio.sleep(0.05)
     assert {role for role, _, _ in refused(caplog)} == {"sync"}

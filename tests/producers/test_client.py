@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
+from nats.js.errors import APIError
+from working import at_work
 
 from examples import AGENT, EXAMPLES, RUNNING
 from tars.consumers.app import worker as consumers
@@ -13,13 +14,12 @@ from tars.producers import async_client
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.client import Client, connect
 from tars.producers.commands import DEADLINE, CommandRefused, NotSent, Outcome, OutcomeUnknown
-from tars.runtime.app import Worker
-from tars.runtime.bus import Bus, Unreachable
+from tars.runtime.bus import Bus, TooLarge, Unreachable
 from tars.runtime.journal import History, Journal
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
 from tars.schemas.agent import AgentStarted
-from tars.schemas.message import Answer, Command, Event
+from tars.schemas.message import Answer, By, Command, Event
 from tars.schemas.streams import STREAMS, decode
 from tars.schemas.study import StopStudy
 from tars.schemas.update import ApproveUpdate, ProposeUpdate, RejectUpdate, UpdateRejected
@@ -27,17 +27,6 @@ from tars.sync_worker.app import worker as sync
 
 pytestmark = pytest.mark.anyio
 PROPOSE = ProposeUpdate(update_id="u1", agents=(AGENT,), values={"gamma": 0.95})
-
-
-@asynccontextmanager
-async def at_work(worker: Worker) -> AsyncIterator[None]:
-    """Let a worker work for the length of the block."""
-    serving = asyncio.create_task(worker.serve(0))
-    try:
-        yield
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
 
 
 @pytest.fixture
@@ -67,13 +56,13 @@ async def until(true: Callable[[], Awaitable[object]]) -> None:
 async def test_a_command_that_is_carried_out_says_what_it_led_to(
     client: AsyncClient, settings: Settings, agent: str
 ) -> None:
-    async with at_work(sync(settings)):
+    async with at_work(sync(settings).serve(0)):
         assert await client.send(PROPOSE, command_id="c1") == Outcome("c1", ("update.proposed.v1",))
 
 
 async def test_a_refused_command_gives_every_reason(client: AsyncClient, settings: Settings, agent: str) -> None:
     wrong = ProposeUpdate(update_id="u1", agents=(AGENT, "nobody"), values={"gamma": 0.5, "gama": 0.9})
-    async with at_work(sync(settings)):
+    async with at_work(sync(settings).serve(0)):
         with pytest.raises(CommandRefused) as caught:
             await client.send(wrong)
     assert len(caught.value.reasons) == 3
@@ -81,7 +70,7 @@ async def test_a_refused_command_gives_every_reason(client: AsyncClient, setting
 
 
 async def test_a_command_on_an_unknown_update_is_refused(client: AsyncClient, settings: Settings) -> None:
-    async with at_work(sync(settings)):
+    async with at_work(sync(settings).serve(0)):
         with pytest.raises(CommandRefused, match="there is no update u9"):
             await client.send(RejectUpdate(update_id="u9"))
 
@@ -96,7 +85,7 @@ async def test_a_lost_reply_costs_nothing(
 
     monkeypatch.setattr(Bus, "answer", lost)
     monkeypatch.setattr(async_client, "LOOK_SECONDS", 0.1)
-    async with at_work(sync(settings)):
+    async with at_work(sync(settings).serve(0)):
         assert await client.send(PROPOSE, command_id="c1") == Outcome("c1", ("update.proposed.v1",))
         await client.send(RejectUpdate(update_id="u1"))
         with pytest.raises(CommandRefused, match="rejected"):
@@ -111,7 +100,7 @@ async def test_an_unknown_outcome_is_said_and_sent_again_under_its_id_it_counts_
         hurry.setattr(async_client, "LOOK_SECONDS", 0.05)
         with pytest.raises(OutcomeUnknown, match="does its worker run"):
             await client.send(PROPOSE, command_id="c1")
-    async with at_work(sync(settings)):
+    async with at_work(sync(settings).serve(0)):
         assert (await client.send(PROPOSE, command_id="c1")).events == ("update.proposed.v1",)
     assert [event.kind for event in await history(bus)] == ["update.proposed.v1"]
 
@@ -154,6 +143,26 @@ async def test_a_command_that_no_stream_takes_is_not_sent_and_says_how_much_one_
     assert (await bus.stream("COMMANDS")).state.messages == 0
 
 
+async def test_the_largest_command_that_is_sent_is_the_largest_that_the_server_stores(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(size: int) -> int:
+        return await bus.resend(
+            PROPOSE.subject, bytes(size), id=f"c{size}", by=By(principal="ada"), reply="tars.reply.me"
+        )
+
+    limit = STREAMS["COMMANDS"].max_msg_size
+    with pytest.raises(TooLarge) as caught:
+        await send(limit)
+    too_many = int(str(caught.value).partition(" has ")[2].partition(" bytes")[0].replace(",", "")) - limit
+    await send(limit - too_many)
+    with pytest.raises(TooLarge):
+        await send(limit - too_many + 1)
+    monkeypatch.setattr(bus, "_fits", lambda *_: None)
+    with pytest.raises(APIError, match="exceeds"):
+        await send(limit - too_many + 1)
+
+
 async def test_what_is_sent_has_a_deadline_a_name_and_a_place_for_the_answer(client: AsyncClient, bus: Bus) -> None:
     sending = asyncio.create_task(client.send(StopStudy(study_id="s1"), command_id="c1"))
     await until(lambda: bus.last("COMMANDS", "tars.command.study.stop.v1.s1"))
@@ -174,7 +183,7 @@ async def test_a_command_handled_after_its_deadline_is_refused(
 ) -> None:
     late = PROPOSE.model_copy(update={"deadline": EXAMPLES["update.propose.v1"].deadline})  # type: ignore[attr-defined] # a command
     late = late.model_copy(update={"deadline": late.deadline.replace(year=2020) if late.deadline else None})
-    async with at_work(sync(settings)):
+    async with at_work(sync(settings).serve(0)):
         with pytest.raises(CommandRefused, match="deadline|late"):
             await client.send(late)
 
@@ -185,7 +194,7 @@ async def test_following_gives_every_event_from_the_first_to_the_last(
     async def heard() -> list[str]:
         return [e.kind async for e in client.follow("update", "u1", lambda event: isinstance(event, UpdateRejected))]
 
-    async with at_work(sync(settings)):
+    async with at_work(sync(settings).serve(0)):
         await client.send(PROPOSE)
         following = asyncio.create_task(heard())
         await client.send(RejectUpdate(update_id="u1"))
@@ -234,7 +243,7 @@ async def test_a_script_proposes_rejects_waits_and_reads_the_history(
         with connect(nats_server.url, user="ada") as synchronous:
             return workflow(synchronous)
 
-    async with at_work(sync(settings)), at_work(consumers(settings)):
+    async with at_work(sync(settings).serve(0)), at_work(consumers(settings).serve(0)):
         await caught_up(client, 1)
         told = await asyncio.to_thread(script)
     assert told == ["update.rejected.v1", "rejected", "update.proposed.v1", "update.rejected.v1"]
@@ -255,7 +264,7 @@ async def test_every_query_is_answered_with_typed_rows(
             with pytest.raises(CommandRefused, match="no live agent with the role ethical"):
                 c.propose({"gamma": 0.95}, role="ethical")
 
-    async with at_work(consumers(settings)):
+    async with at_work(consumers(settings).serve(0)):
         await caught_up(client, 1)
         await asyncio.to_thread(ask)
 
@@ -279,6 +288,6 @@ async def test_a_stopped_agent_is_not_proposed_for(
         with connect(nats_server.url) as c:
             return c.learners("policy")
 
-    async with at_work(consumers(settings)):
+    async with at_work(consumers(settings).serve(0)):
         await caught_up(client, 2)
         assert await asyncio.to_thread(learners) == ("b",)

@@ -1,13 +1,11 @@
 """Dead letters sent again: the same bytes in the name of who sends them, and a reason where that cannot be."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from working import at_work
 
 from examples import AGENT, EXAMPLES
 from people import trusted
@@ -15,7 +13,6 @@ from tars.consumers.app import worker as consumers
 from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused
 from tars.producers.replay import renewed
-from tars.runtime.app import Worker
 from tars.runtime.bus import Bus
 from tars.runtime.delivery import Unreadable, put_aside
 from tars.runtime.journal import History, Journal
@@ -28,18 +25,6 @@ from tars.sync_worker.app import worker as sync
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PROPOSE = ProposeUpdate(update_id="u1", agents=(AGENT,), values={"gamma": 0.95}, reason="über")
-
-
-@asynccontextmanager
-async def at_work(*workers: Worker) -> AsyncIterator[None]:
-    """Let workers work for the length of the block."""
-    serving = [asyncio.create_task(worker.serve(0)) for worker in workers]
-    try:
-        yield
-    finally:
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
 
 
 async def dead(bus: Bus, subject: str, body: bytes) -> int:
@@ -64,7 +49,7 @@ async def test_a_dead_command_is_carried_out_in_the_name_of_who_sends_it_again(
     bus: Bus, settings: Settings, agent: None
 ) -> None:
     sequence = await dead(bus, PROPOSE.subject, PROPOSE.model_dump_json().encode())
-    async with at_work(sync(settings)), AsyncClient.connect(settings.nats_url, user="grace") as client:
+    async with at_work(sync(settings).serve(0)), AsyncClient.connect(settings.nats_url, user="grace") as client:
         outcome = await client.replay(sequence)
     assert outcome.events == ("update.proposed.v1",)
     proposed = (await ledger(bus)).entries[0]
@@ -77,7 +62,7 @@ async def test_what_has_long_been_late_is_sent_with_a_new_deadline_and_nothing_e
 ) -> None:
     late = PROPOSE.model_copy(update={"deadline": datetime.now(UTC) - timedelta(days=1)})
     sequence = await dead(bus, late.subject, late.model_dump_json().encode())
-    async with at_work(sync(settings)), AsyncClient.connect(settings.nats_url, user="grace") as client:
+    async with at_work(sync(settings).serve(0)), AsyncClient.connect(settings.nats_url, user="grace") as client:
         assert (await client.replay(sequence)).events == ("update.proposed.v1",)
     assert getattr((await ledger(bus)).events[0], "reason", None) == "über"
 
@@ -90,7 +75,7 @@ async def test_a_replay_is_signed_by_who_sends_it_and_needs_their_right(
     trusted(folder)
     proposal = await dead(bus, PROPOSE.subject, PROPOSE.model_dump_json().encode())
     async with (
-        at_work(sync(settings.model_copy(update={"tars_data": folder}))),
+        at_work(sync(settings.model_copy(update={"tars_data": folder})).serve(0)),
         AsyncClient.connect(settings.nats_url, key=folder / "keys" / "ada.key") as ada,
         AsyncClient.connect(settings.nats_url, user="somebody without a key") as nobody,
     ):
@@ -124,7 +109,10 @@ async def test_only_what_people_send_can_be_sent_again(bus: Bus, settings: Setti
 
 async def test_what_nobody_can_read_is_said_to_be_dead_again(bus: Bus, settings: Settings) -> None:
     sequence = await dead(bus, "tars.command.update.approve.v9.u1", b"\xff")
-    async with at_work(sync(settings), consumers(settings)), AsyncClient.connect(settings.nats_url) as client:
+    async with (
+        at_work(sync(settings).serve(0), consumers(settings).serve(0)),
+        AsyncClient.connect(settings.nats_url) as client,
+    ):
         with pytest.raises(CommandRefused, match=f"newer-version.*it is dead letter {sequence + 1}"):
             await client.replay(sequence)
 

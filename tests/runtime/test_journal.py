@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tars.runtime.bus import Bus
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import History, Journal, sequence_of
 from tars.schemas.errors import Conflict
 from tars.schemas.message import By
 from tars.schemas.update import UpdateConfirmed, UpdateEvent, UpdateReleased, UpdateStarted
@@ -73,3 +73,12 @@ async def test_a_long_history_is_read_page_by_page(bus: Bus) -> None:
     whole: History[UpdateEvent] = await journal.read("update", "u1")
     assert whole == history
     assert len(whole.entries) == 300
+
+
+async def test_a_page_that_the_server_cut_short_is_not_the_end(bus: Bus) -> None:
+    """It sends some 64 MB at once, however many messages were asked for."""
+    for n in range(25):
+        await bus.jetstream.publish(f"tars.dead.REPORTS.x{n % 2}", bytes(3_000_000), stream="DEAD")
+    journal = Journal(bus)
+    assert len(await journal.page("DEAD", 1, 25)) < 25
+    assert [sequence_of(message) async for message in journal.stored("DEAD")] == list(range(1, 26))

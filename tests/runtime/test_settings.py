@@ -2,7 +2,7 @@
 
 import pytest
 
-from tars.runtime.settings import BadSetting, load_settings
+from tars.runtime.settings import BadSetting, Settings, load_settings
 
 
 def test_every_setting_has_the_documented_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +54,14 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_redis_there_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USE_REDIS", "false")
     assert load_settings().redis is None
+
+
+def test_what_is_blank_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a compose file has it, which passes each on."""
+    unset = {name for name, value in load_settings() if value is None}
+    for name in unset:
+        monkeypatch.setenv(name.upper(), "")
+    assert {name for name in Settings.model_fields if getattr(load_settings(), name) is None} == unset
+    monkeypatch.setenv("APPROVAL_MODE", "")
+    with pytest.raises(BadSetting, match="APPROVAL_MODE"):
+        load_settings()

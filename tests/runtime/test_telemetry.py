@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from working import at_work
 
 from examples import AGENT, RUNNING
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.automl_worker.app import worker as coordinator
 from tars.producers.async_client import AsyncClient
-from tars.runtime.app import Worker
 from tars.runtime.bus import Bus
 from tars.runtime.settings import Settings
 from tars.runtime.telemetry import span
@@ -84,17 +84,6 @@ def trace_of(found: ReadableSpan) -> int:
     return int(found.context.trace_id)
 
 
-@asynccontextmanager
-async def working(*workers: Worker) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(worker.serve(0)) for worker in workers]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def ended(exporter: InMemorySpanExporter, *names: str) -> None:
     async with asyncio.timeout(40):
         while not set(names) <= {found.name for found in exporter.get_finished_spans()}:
@@ -108,7 +97,7 @@ async def test_a_reload_is_in_the_trace_of_its_approval_which_is_linked_to_the_p
     agent = LiveAgent(bus, Learner())
     await agent.start(await last_run(bus, AGENT))
     speaking = asyncio.create_task(agent.run())
-    async with working(sync(settings)), AsyncClient.connect(settings.nats) as client:
+    async with at_work(sync(settings).serve(0)), AsyncClient.connect(settings.nats) as client:
         with span("a study"):
             await client.send(ProposeUpdate(update_id="u", agents=(AGENT,), values={"gamma": 0.95}))
         await client.send(ApproveUpdate(update_id="u"))  # somebody else, later
@@ -129,7 +118,10 @@ async def test_trials_are_in_the_trace_of_the_study_that_asked_for_them(
     from tars.automl_worker.trainer_app import worker as trainer  # noqa: PLC0415 - torch, for this test alone
 
     quick = settings.model_copy(update={"use_real_training": False})
-    async with working(coordinator(quick), trainer(quick)), AsyncClient.connect(settings.nats) as client:
+    async with (
+        at_work(coordinator(quick).serve(0), trainer(quick).serve(0)),
+        AsyncClient.connect(settings.nats) as client,
+    ):
         await client.send(StartStudy(study_id="s", algorithm="dqn", trials=2, quick=True))
         async with asyncio.timeout(30):
             while await bus.last("TRIALS", "tars.event.trial.completed.v1.s.*") is None:

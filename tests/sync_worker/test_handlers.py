@@ -1,10 +1,9 @@
 """Commands and champions through a real sync worker on a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
+from working import at_work
 
 from story import ADA, BOB, CHANGE, VALUES, evidence
 from tars.runtime.bus import Bus
@@ -32,17 +31,6 @@ UNPROVEN = {
     "surrogate": evidence(Verdict.BETTER, training="surrogate"),
     "none": None,
 }
-
-
-@asynccontextmanager
-async def at_work(settings: Settings) -> AsyncIterator[None]:
-    """Let a sync worker work for the length of the block."""
-    serving = asyncio.create_task(worker(settings).serve(0))
-    try:
-        yield
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
 
 
 @pytest.fixture
@@ -96,7 +84,7 @@ async def nothing_waits(bus: Bus) -> None:
 async def test_of_an_approval_and_a_rejection_at_once_one_is_done_and_one_refused(
     bus: Bus, settings: Settings, agent: None
 ) -> None:
-    async with at_work(settings), at_work(settings):
+    async with at_work(worker(settings).serve(0)), at_work(worker(settings).serve(0)):
         assert (await ask(bus, PROPOSE, "c1")).done
         answers = await asyncio.gather(
             ask(bus, ApproveUpdate(update_id="u"), "c2"), ask(bus, RejectUpdate(update_id="u"), "c3", BOB)
@@ -108,14 +96,14 @@ async def test_of_an_approval_and_a_rejection_at_once_one_is_done_and_one_refuse
 
 
 async def test_an_unknown_update_is_answered_and_leaves_no_history(bus: Bus, settings: Settings) -> None:
-    async with at_work(settings):
+    async with at_work(worker(settings).serve(0)):
         answer = await ask(bus, ApproveUpdate(update_id="ghost"), "c1")
     assert answer.reasons == ("there is no update ghost",)
     assert await events_of(bus, "ghost") == ()
 
 
 async def test_an_approval_that_finds_the_agent_moved_on_is_told_why(bus: Bus, settings: Settings, agent: None) -> None:
-    async with at_work(settings):
+    async with at_work(worker(settings).serve(0)):
         await ask(bus, PROPOSE, "c1")
         moved = AgentStarted(
             agent_id="a", run_id="r2", role="policy", algorithm="dqn", world=None, values=VALUES, heard_version=7,
@@ -128,7 +116,7 @@ async def test_an_approval_that_finds_the_agent_moved_on_is_told_why(bus: Bus, s
 
 
 async def test_a_sender_over_its_rate_is_told_so(bus: Bus, settings: Settings, agent: None) -> None:
-    async with at_work(settings.model_copy(update={"rate_limit_per_minute": 1})):
+    async with at_work(worker(settings.model_copy(update={"rate_limit_per_minute": 1})).serve(0)):
         assert (await ask(bus, PROPOSE, "c1")).done
         answer = await ask(bus, RejectUpdate(update_id="u"), "c2")
         assert (await ask(bus, RejectUpdate(update_id="u"), "c3", BOB)).done
@@ -152,7 +140,7 @@ async def test_a_champion_is_proposed_by_who_started_its_study(
 ) -> None:
     await finish_study(bus, "s", evidence(Verdict.BETTER))
     await bus.publish(report(episode=49), id="report")
-    async with at_work(settings.model_copy(update={"approval_mode": mode})):
+    async with at_work(worker(settings.model_copy(update={"approval_mode": mode})).serve(0)):
         await nothing_waits(bus)
         events = await events_of(bus, "u-s")
     proposed = events[0]
@@ -175,7 +163,7 @@ async def test_a_champion_from_scratch_waits_for_a_person_where_its_agent_has_ru
     else:
         await bus.jetstream.publish("tars.report.agent.reported.v1.a", b"{", stream="REPORTS")
     await finish_study(bus, "s", evidence(Verdict.BETTER))
-    async with at_work(settings.model_copy(update={"approval_mode": "autonomous_threshold"})):
+    async with at_work(worker(settings.model_copy(update={"approval_mode": "autonomous_threshold"})).serve(0)):
         await nothing_waits(bus)
     (proposed,) = await events_of(bus, "u-s")
     assert isinstance(proposed, UpdateProposed)
@@ -188,10 +176,10 @@ async def test_nothing_is_proposed_without_proof_or_target_or_when_it_is_switche
     for number, found in enumerate(UNPROVEN.values()):
         await finish_study(bus, f"s{number}", found)
     await finish_study(bus, "aimless", evidence(Verdict.BETTER), target=False)
-    async with at_work(settings.model_copy(update={"approval_mode": "autonomous_all"})):
+    async with at_work(worker(settings.model_copy(update={"approval_mode": "autonomous_all"})).serve(0)):
         await nothing_waits(bus)
     await finish_study(bus, "off", evidence(Verdict.BETTER))
-    async with at_work(settings.model_copy(update={"hyperparam_sync_enabled": False})):
+    async with at_work(worker(settings.model_copy(update={"hyperparam_sync_enabled": False})).serve(0)):
         await nothing_waits(bus)
     for study_id in ("s0", "s1", "s2", "aimless", "off"):
         assert await events_of(bus, f"u-{study_id}") == ()
