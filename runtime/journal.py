@@ -3,7 +3,7 @@
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
@@ -15,7 +15,7 @@ from tars.runtime import metrics
 from tars.runtime.bus import PUBLISH_TIMEOUT, Bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.telemetry import link_to
-from tars.schemas.errors import Poison, Transient
+from tars.schemas.errors import Malformed, Poison, Transient
 from tars.schemas.message import By, Event
 from tars.schemas.streams import decode, history_subject, stream_of
 
@@ -103,16 +103,16 @@ class Journal:
             if len(page) < _PAGE:
                 break
             start = int((page[-1].headers or {})["Nats-Sequence"]) + 1
-        return tuple(_entry(message) for message in found)
+        return _entries(found)
 
     async def since(self, stream: str, subject: str, time: datetime) -> tuple[Entry[Any], ...]:
         """Read what was stored on a subject filter from a moment on; raises Transient when NATS is away."""
         when = {"start_time": time.isoformat(), "next_by_subj": subject, "batch": _PAGE}
         first = await self._direct(stream, subject, when)
         if len(first) < _PAGE:
-            return tuple(_entry(message) for message in first)
+            return _entries(first)
         last = int((first[-1].headers or {})["Nats-Sequence"])
-        return (*(_entry(message) for message in first), *await self.messages(stream, subject, after=last))
+        return (*_entries(first), *await self.messages(stream, subject, after=last))
 
     async def page(self, stream: str, start: int, size: int, subject: str = ">") -> list[Msg]:
         """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time."""
@@ -178,6 +178,21 @@ def _status(message: Msg) -> str | None:
     """End of a page: 204 all sent, 404 nothing there; None: a stored message, whatever headers its sender made up."""
     headers = message.headers or {}
     return None if "Nats-Stream" in headers else str(headers.get("Status", "unknown"))
+
+
+def _entries(messages: Iterable[Msg]) -> tuple[Entry[Any], ...]:
+    """Raises Malformed, where one is, rather than that a newer release can read another: none can read them all."""
+    found, newer = list[Entry[Any]](), list[Poison]()
+    for message in messages:
+        try:
+            found.append(_entry(message))
+        except Malformed:
+            raise
+        except Poison as error:
+            newer.append(error)
+    if newer:
+        raise newer[0]
+    return tuple(found)
 
 
 def _entry(message: Msg) -> Entry[E]:
