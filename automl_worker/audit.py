@@ -16,7 +16,7 @@ from tars.schemas.audit import Case, NotCheckable
 from tars.schemas.evidence import Evidence, Verdict
 from tars.schemas.hyperparameters import Value, Values, all_same
 from tars.schemas.study import MOST_CANDIDATES, StudyFinished, StudyStarted
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
+from tars.schemas.trial import RunTrial
 
 ROWS: Final = (CONFIRMATION, ABLATION, SMALLER)
 CLOSE: Final = 1e-6
@@ -91,14 +91,10 @@ def _finished(case: Case) -> StudyFinished | None:
 
 
 def _board(case: Case) -> Board:
-    """The trials as the coordinator folds them: the first on each subject counts."""
+    """The trials as the coordinator folds them."""
     board = Board()
     for told in case.trials(case.proposal.study_id or ""):
-        match told.message:
-            case RunTrial():
-                board.asked.setdefault(told.message.number, told.message)
-            case TrialCompleted() | TrialPruned() | TrialFailed():
-                board.outcomes.setdefault(told.message.number, told.message)
+        board.take(told.message)
     return board
 
 

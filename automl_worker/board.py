@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from tars.schemas.message import Message
 from tars.schemas.study import FrontPoint, StudyStarted
 from tars.schemas.trial import FAILED_SCORE, RunTrial, TrialCompleted, TrialFailed, TrialPruned
 
@@ -19,6 +20,14 @@ class Board:
     """Numbers whose trial or outcome is stored but cannot be read: used up, and counted as failed."""
     newest: datetime | None = None
     """When the newest of these messages was stored."""
+
+    def take(self, message: Message) -> None:
+        """Take in a trial that was asked, or its outcome: the first on its subject counts. Others say nothing."""
+        match message:
+            case RunTrial():
+                self.asked.setdefault(message.number, message)
+            case TrialCompleted() | TrialPruned() | TrialFailed():
+                self.outcomes.setdefault(message.number, message)
 
     def completed(self, number: int) -> TrialCompleted | None:
         """What a trial that was trained to its end measured; None: it runs, failed, or cannot be read."""

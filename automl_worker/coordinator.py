@@ -25,7 +25,7 @@ from tars.schemas.errors import Conflict, Poison
 from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Value
 from tars.schemas.streams import decode
 from tars.schemas.study import StudyEvent, StudyFailed, StudyFinished, StudyResumed, StudyStarted
-from tars.schemas.trial import RunTrial, TrialCompleted, TrialFailed, TrialPruned
+from tars.schemas.trial import RunTrial
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,7 @@ class Trials:
         except Poison as error:
             self._spoil(subject, error)
             return
-        match found:
-            case RunTrial():
-                self.board.asked.setdefault(found.number, found)
-            case TrialCompleted() | TrialPruned() | TrialFailed():
-                self.board.outcomes.setdefault(found.number, found)
+        self.board.take(found)
         self.board.newest = time = stored_time(headers["Nats-Time-Stamp"])
         self._moves.append(Entry(found, headers.get("Nats-Msg-Id", ""), self._read_up_to, time, None))
 

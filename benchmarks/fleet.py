@@ -5,11 +5,7 @@ the sync workers are real ones. What a reload became is judged from those notes 
 """
 
 import asyncio
-import os
 import random
-import signal
-import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -19,13 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from workers import Workers, servers
+
 from report import Figure, percentile
 from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused, OutcomeUnknown
-from tars.runtime.bus import Bus, connect_bus
+from tars.runtime.bus import Bus
 from tars.runtime.journal import Entry, Journal
-from tars.runtime.provision import provision
-from tars.runtime.servers import start_nats
 from tars.schemas.agent import AgentRefused, AgentReloaded, AgentStarted, ConfigureAgent
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By
@@ -33,6 +29,7 @@ from tars.schemas.streams import configure_subject
 from tars.schemas.update import ApproveUpdate, ProposeUpdate
 
 BENCH: Final = By(principal="bench")
+SCRIPT: Final = str(Path(__file__).with_name("small_agents.py"))
 PROCESSES: Final = 4
 EACH: Final = 25
 """Agents of a process."""
@@ -62,15 +59,17 @@ Life = dict[str, list[Note]]
 
 @dataclass
 class Fleet:
-    """A server, the processes on it, and the notes of all lives of each."""
+    """Agents and sync workers, and the notes of all lives of each."""
 
-    folder: Path
-    bus: Bus
-    environment: Mapping[str, str]
-    processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    workers: Workers
     lives: Counter[str] = field(default_factory=Counter)
     start_seconds: float = 0.0
     """How long all of them took to start."""
+
+    @property
+    def bus(self) -> Bus:
+        """The benchmark's own connection."""
+        return self.workers.bus
 
     @property
     def agents(self) -> list[str]:
@@ -85,23 +84,16 @@ class Fleet:
     async def start(self, name: str) -> None:
         """Start a process; its notes go where no earlier life wrote."""
         self.lives[name] += 1
-        command = (
-            [str(Path(__file__).with_name("small_agents.py")), str(self._notes(name)), *self.agents_of(name)]
-            if name.startswith("agents")
-            else ["-m", "tars", "run", "sync", "--port", "0"]
-        )
-        self.processes[name] = await asyncio.create_subprocess_exec(
-            sys.executable, *command, env=os.environ | self.environment
-        )
+        agents = (SCRIPT, str(self._notes(name)), *self.agents_of(name))
+        await self.workers.start(name, *(agents if name.startswith("agents") else ()))
 
     async def kill(self, name: str) -> None:
         """End a process as a crash would, and start it anew."""
-        self.processes[name].send_signal(signal.SIGKILL)
-        await self.processes[name].wait()
+        await self.workers.end(name)
         await self.start(name)
 
     def _notes(self, name: str, life: int | None = None) -> Path:
-        return self.folder / f"{name}.{life or self.lives[name]}"
+        return self.workers.folder / f"{name}.{life or self.lives[name]}"
 
     def life(self, name: str, life: int | None = None) -> Life:
         """What the agents of a process noted in one of its lives; unset: in the present one."""
@@ -119,32 +111,20 @@ class Fleet:
 @asynccontextmanager
 async def fleet(workers: Iterable[str]) -> AsyncIterator[Fleet]:
     """A hundred agents that have all said that they run; in the end everything is killed."""
-    with tempfile.TemporaryDirectory() as folder, start_nats(Path(folder) / "nats") as server:
-        bus = await connect_bus(server.url, "bench", patience=5)
-        await provision(bus.jetstream, ack_wait=ACK_WAIT)
-        environment = {
-            "NATS_URL": server.url, "TARS_DATA": folder, "LOG_LEVEL": "ERROR", "RATE_LIMIT_PER_MINUTE": "0",
-            "ACK_WAIT_SECONDS": str(ACK_WAIT),
-        }  # fmt: skip
-        found = Fleet(Path(folder), bus, environment)
-        try:
-            began = time.perf_counter()
-            for name in (*workers, *(f"agents-{number}" for number in range(PROCESSES))):
-                await found.start(name)
-            await _all_started(found)
-            found.start_seconds = time.perf_counter() - began
-            yield found
-        finally:
-            for process in found.processes.values():
-                process.kill()
-                await process.wait()
-            await bus.close()
+    async with servers(ACK_WAIT, RATE_LIMIT_PER_MINUTE="0") as running:
+        found = Fleet(running)
+        began = time.perf_counter()
+        for name in (*workers, *(f"agents-{number}" for number in range(PROCESSES))):
+            await found.start(name)
+        await _all_started(found)
+        found.start_seconds = time.perf_counter() - began
+        yield found
 
 
 async def _all_started(found: Fleet) -> None:
     async with asyncio.timeout(PATIENCE):
         while len({entry.event.agent_id for entry in await agent_events(found.bus)}) < PROCESSES * EACH:
-            if broken := [name for name, process in found.processes.items() if process.returncode is not None]:
+            if broken := [name for name, child in found.workers.children.items() if child.returncode is not None]:
                 raise SystemExit(f"{', '.join(broken)} ended at once")
             await asyncio.sleep(0.2)
 
@@ -222,7 +202,7 @@ async def _kill(found: Fleet, dice: random.Random) -> None:
     """Kill one process after the other, which and when by the seed."""
     while True:
         await asyncio.sleep(dice.uniform(*KILL_EVERY) * found.start_seconds)
-        await found.kill(dice.choice([*found.processes]))
+        await found.kill(dice.choice([*found.lives]))
 
 
 async def _update(found: Fleet, number: int) -> str:

@@ -84,14 +84,20 @@ class Workers:
 
 
 @asynccontextmanager
-async def servers(**environment: str) -> AsyncIterator[Workers]:
-    """A fresh nats-server that fsyncs and a Valkey; whatever was started on them is killed in the end."""
+async def servers(ack_wait: float = 30.0, **environment: str) -> AsyncIterator[Workers]:
+    """A fresh nats-server that fsyncs and a Valkey; whatever was started on them is killed in the end.
+
+    ack_wait: seconds after which what a killed worker had goes to the next.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tars-bench-")))
         nats, valkey = stack.enter_context(start_nats(folder / "n")), stack.enter_context(start_valkey(folder / "v"))
         bus = await connect_bus(nats.url, "bench", patience=5)
-        await provision(bus.jetstream, ack_wait=30)
-        settings = {"NATS_URL": nats.url, "REDIS_URL": valkey.url, "TARS_DATA": str(folder), "LOG_LEVEL": "ERROR"}
+        await provision(bus.jetstream, ack_wait=ack_wait)
+        settings = {
+            "NATS_URL": nats.url, "REDIS_URL": valkey.url, "TARS_DATA": str(folder), "LOG_LEVEL": "ERROR",
+            "ACK_WAIT_SECONDS": str(ack_wait),
+        }  # fmt: skip
         running = {"nats-server": psutil.Process(nats.pid), "valkey": psutil.Process(valkey.pid)}
         found = Workers(folder, bus, settings | environment, running)
         try:

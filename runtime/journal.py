@@ -3,7 +3,7 @@
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
@@ -15,7 +15,7 @@ from tars.runtime import metrics
 from tars.runtime.bus import PUBLISH_TIMEOUT, Bus
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.telemetry import link_to
-from tars.schemas.errors import Poison, Transient
+from tars.schemas.errors import Malformed, Poison, Transient
 from tars.schemas.message import By, Event
 from tars.schemas.streams import decode, history_subject, stream_of
 
@@ -96,8 +96,7 @@ class Journal:
 
     async def messages(self, stream: str, subject: str, *, after: int = 0) -> tuple[Entry[Any], ...]:
         """Read whatever lies on a subject filter, oldest first; raises Transient when NATS is away."""
-        found = [message async for message in self.stored(stream, subject, after=after)]
-        return tuple(_entry(message) for message in found)
+        return _entries([message async for message in self.stored(stream, subject, after=after)])
 
     async def stored(self, stream: str, subject: str = ">", *, after: int = 0) -> AsyncIterator[Msg]:
         """Read the same as it lies there, whatever it says; raises Transient when NATS is away."""
@@ -114,7 +113,7 @@ class Journal:
         found = await self._direct(stream, subject, when)
         if found and _is_followed(found[-1]):
             found += [message async for message in self.stored(stream, subject, after=sequence_of(found[-1]))]
-        return tuple(_entry(message) for message in found)
+        return _entries(found)
 
     async def page(self, stream: str, start: int, size: int, subject: str = ">") -> list[Msg]:
         """Read up to `size` messages of a stream from a sequence on; their headers give sequence, subject and time.
@@ -185,6 +184,21 @@ def _status(message: Msg) -> str | None:
 def _is_followed(message: Msg) -> bool:
     """Whether more of what was asked for came after it, when the page was read."""
     return int((message.headers or {})["Nats-Num-Pending"]) > 0
+
+
+def _entries(messages: Iterable[Msg]) -> tuple[Entry[Any], ...]:
+    """Raises Malformed, where one is, rather than that a newer release can read another: none can read them all."""
+    found, newer = list[Entry[Any]](), list[Poison]()
+    for message in messages:
+        try:
+            found.append(_entry(message))
+        except Malformed:
+            raise
+        except Poison as error:
+            newer.append(error)
+    if newer:
+        raise newer[0]
+    return tuple(found)
 
 
 def _entry(message: Msg) -> Entry[E]:

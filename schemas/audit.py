@@ -2,9 +2,11 @@
 
 import base64
 import binascii
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime
@@ -123,7 +125,7 @@ class Case:
 
     def of(self, noun: str, key: str) -> tuple[Told, ...]:
         """The history of one id."""
-        return tuple(one for one in self.told if _is(one, "event", noun) and one.message.key == key)
+        return tuple(self._by_id.get(("event", noun, key), ()))
 
     @property
     def update(self) -> tuple[Told, ...]:
@@ -145,15 +147,19 @@ class Case:
 
     def configurations(self, agent_id: str) -> tuple[Told, ...]:
         """What an agent was told to run, by any update."""
-        return tuple(one for one in self.told if _is(one, "command", "agent") and one.message.key == agent_id)
+        return tuple(self._by_id.get(("command", "agent", agent_id), ()))
 
     def trials(self, study_id: str) -> tuple[Told, ...]:
         """The trials of a study that were asked, and their outcomes."""
         return tuple(one for one in self.told if one.message.noun == "trial" and one.message.study_id == study_id)
 
-
-def _is(one: Told, channel: str, noun: str) -> bool:
-    return bool(channel == one.message.CHANNEL and one.message.noun == noun)
+    @cached_property
+    def _by_id(self) -> dict[tuple[str, str, str], list[Told]]:
+        """By channel, noun and id: an update of a thousand agents asks for each of them again and again."""
+        found = defaultdict[tuple[str, str, str], list[Told]](list)
+        for one in self.told:
+            found[one.message.CHANNEL, one.message.noun, one.message.key].append(one)
+        return found
 
 
 def case_of(update_id: str, messages: Iterable[StoredMessage]) -> Case:

@@ -4,9 +4,10 @@ Each check answers with every fault it finds, or in a sentence with what it foun
 What happened to the agents is the business of audit_rollout.py, the evidence that of automl_worker/audit.py.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
@@ -73,18 +74,19 @@ COMMANDS: Final[Mapping[type[Event], type[Command]]] = {
     UpdateRollBackRequested: RollBackUpdate,
 }
 """The command that each of these answers, where a command asked for it."""
-
 CHOSEN: Final = frozenset({"apply_until", "base", "expires_at", "what"})
 """What a command may leave to whoever decides it."""
+BESIDE: Final = frozenset({"doubt", "signed", "content"})
+"""Of a proposal, what its command does not say: the mode's doubt, and what other checks are about."""
 
 
 def messages(case: Case) -> list[str] | str:
     """Every message can be read, is what its headers say, and lies in its stream's order, once."""
-    faults = [f"{text}" for text in case.unreadable]
-    last: dict[str, tuple[int, object]] = {}
+    faults = [*case.unreadable]
+    last: dict[str, tuple[int, datetime]] = {}
     for stored in case.stored:
         sequence, time = last.get(stored.stream, (0, stored.time))
-        if stored.sequence <= sequence or stored.time < time:  # type: ignore[operator] # both are times
+        if stored.sequence <= sequence or stored.time < time:
             faults.append(f"{stored.stream} {stored.sequence} does not come after {stored.stream} {sequence}")
         last[stored.stream] = (stored.sequence, stored.time)
     for told in case.told:
@@ -98,8 +100,8 @@ def messages(case: Case) -> list[str] | str:
         for before, told in pairwise(chain):
             if told.expected not in {None, before.sequence}:
                 faults.append(f"{told.message.kind} {told.id}: what it was appended to is missing, or it was moved")
-    ids = [told.id for told in case.told if told.id]
-    faults += [f"{name} is there {ids.count(name)} times" for name in dict.fromkeys(ids) if ids.count(name) > 1]
+    ids = Counter(told.id for told in case.told if told.id)
+    faults += [f"{name} is there {times} times" for name, times in ids.items() if times > 1]
     return faults or f"{len(case.stored)} messages can be read, each once and in order"
 
 
@@ -160,15 +162,14 @@ def proposal(case: Case) -> list[str] | str:
         reason=proposed.reason,
         expires_at=proposed.expires_at,
     )
+    beside = {name: getattr(proposed, name) for name in BESIDE}
     first: UpdateEvent | None = None
     for facts in _facts(case, told):
         found = decide(Update(), command, replace(facts, by=proposed.by, strictness=proposed.strictness))
         again = found[0]
         first = first or again
-        if isinstance(again, UpdateProposed):
-            told_by_mode = {"doubt": proposed.doubt, "signed": proposed.signed, "content": proposed.content}
-            if again.model_copy(update=told_by_mode) == proposed:
-                return f"made for {_versions(proposed)}, which ran what it says; strictness {proposed.strictness}"
+        if isinstance(again, UpdateProposed) and again.model_copy(update=beside) == proposed:
+            return f"made for {_versions(proposed)}, which ran what it says; strictness {proposed.strictness}"
     return _differences(first, proposed) if first else ["nothing tells what its agents ran"]
 
 
@@ -179,11 +180,10 @@ def _versions(proposed: UpdateProposed) -> str:
 def _differences(again: UpdateEvent, proposed: UpdateProposed) -> list[str]:
     if isinstance(again, UpdateRefused):
         return [f"it should have been refused: {reason}" for reason in again.reasons]
-    fields = (name for name in UpdateProposed.model_fields if name not in {"doubt", "signed", "content"})
     return [
         f"{name} is {getattr(proposed, name)}, decided again {getattr(again, name, None)}"
-        for name in fields
-        if getattr(proposed, name) != getattr(again, name, None)
+        for name in UpdateProposed.model_fields
+        if name not in BESIDE and getattr(proposed, name) != getattr(again, name, None)
     ]
 
 

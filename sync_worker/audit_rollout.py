@@ -51,14 +51,14 @@ def _wrong(case: Case, name: str, told: Told) -> Iterator[str]:
     started = [one for one in case.update if isinstance(one.message, UpdateStarted)]
     if not started or told.time < started[0].time:
         yield "it was sent before the rollout started"
-    approval, rollback = replay(case.events).approval, replay(case.events).rollback
+    state = replay(case.events)
     if command.purpose == "update":
         begun = started[0].message if started else UpdateStarted(update_id=case.update_id, agents=())
         twin = 2 * begun.slots if begun.twins else 0
-        yield from _unequal(command, update_command(proposed, name, command.base, approval, twin))
+        yield from _unequal(command, update_command(proposed, name, command.base, state.approval, twin))
     else:
         yield from _unequal(command, rollback_command(proposed, name, command.base, command.by, command.restore))
-        if command.by not in {ROLLOUT, rollback.by if rollback else ROLLOUT}:
+        if command.by not in {ROLLOUT, state.rollback.by if state.rollback else ROLLOUT}:
             yield f"it goes back in the name of {command.by}, who did not ask for it"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
@@ -15,6 +16,8 @@ from packaging.utils import canonicalize_name
 from tars.dashboard.app import PAGES
 from tars.schemas import bounds, validation
 from tars.schemas.streams import KINDS
+from tars.schemas.update import UpdateEvent
+from tars.sync_worker import audit
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(init.parent for init in ROOT.glob("*/__init__.py"))
@@ -69,6 +72,11 @@ def test_each_validation_rule_is_asked() -> None:
 def test_each_invariant_belongs_to_an_algorithm() -> None:
     asked = [rule for rules in bounds.INVARIANTS.values() for rule in rules]
     assert [name for name, rule in public_functions(bounds, "values").items() if rule not in asked] == []
+
+
+def test_the_audit_knows_what_each_event_of_an_update_may_follow() -> None:
+    """Otherwise an update that has a new one contradicts itself."""
+    assert audit.FOLLOWS.keys() == set(get_args(get_args(UpdateEvent)[0]))
 
 
 def test_each_page_is_in_the_menu() -> None:

@@ -189,3 +189,20 @@ async def test_a_process_that_is_too_old_for_its_history_is_left_to_a_newer_work
     history = await ended(bus, "u1")
     holder.cancel()
     assert steps_of(history)["new"] == 1
+
+
+@pytest.mark.anyio
+async def test_a_process_whose_history_no_release_can_read_waits_for_no_newer_worker(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "TOO_OLD_SECONDS", 0.1)
+    later = UpdateApproved2(update_id="u1", agents=("new",))
+    await bus.jetstream.publish(later.subject, later.model_dump_json().encode())
+    await bus.jetstream.publish("tars.event.update.released.v1.u1", b"x")
+    holder = asyncio.create_task(hold(bus, "run-rollout", "h1", five_steps, ack_wait=2))
+    async with asyncio.timeout(5):
+        while not (await bus.stream("DEAD")).state.messages:
+            await asyncio.sleep(0.05)
+    holder.cancel()
+    [letter] = await Journal(bus).page("DEAD", 1, 2)
+    assert (letter.headers or {})["Tars-Dead-Reason"] == "malformed"
