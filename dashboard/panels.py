@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.elements.lib.column_types import ColumnConfig
 
-from tars.dashboard import charts
+from tars.dashboard.charts import evidence as charts
 from tars.dashboard.desk import Desk, Level
 from tars.dashboard.differences import Group
 from tars.dashboard.reads import Look

@@ -7,7 +7,8 @@ from typing import Final
 import pandas as pd
 import streamlit as st
 
-from tars.dashboard import charts, session
+from tars.dashboard import session
+from tars.dashboard.charts import studies as charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.panels import aligned, draw_evidence
 from tars.dashboard.reads import Rows
