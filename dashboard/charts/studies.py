@@ -14,11 +14,15 @@ from tars.schemas.study import FrontPoint
 from tars.schemas.views import TrialRow
 
 
+def _searched(trials: Iterable[TrialRow]) -> list[TrialRow]:
+    """Trials of the search that have their score."""
+    return [row for row in trials if row.phase == "search" and row.stage == "completed"]
+
+
 def trials_frame(trials: Iterable[TrialRow]) -> pd.DataFrame:
     """Trials of the search that have a score -> number, score, best so far, and what they tried."""
-    done = [row for row in trials if row.phase == "search" and row.stage == "completed" and row.score is not None]
     frame = pd.DataFrame(
-        [(row.number, row.score, "incumbent" if row.number == 0 else "candidate") for row in done],
+        [(row.number, row.score, "incumbent" if row.number == 0 else "candidate") for row in _searched(trials)],
         columns=["number", "score", "who"],
     )
     frame["best"] = frame["score"].cummax()
@@ -62,8 +66,7 @@ def parallel_frame(trials: Iterable[TrialRow], searched: Sequence[str], algorith
 
     place: where the value lies between the lowest and the highest tried, on the scale on which the key is felt.
     """
-    done = [row for row in trials if row.phase == "search" and row.stage == "completed" and row.score is not None]
-    best = sorted(done, key=lambda row: -(row.score or 0.0))[:PARALLEL_TRIALS]
+    best = sorted(_searched(trials), key=lambda row: -(row.score or 0.0))[:PARALLEL_TRIALS]
     found = []
     for name in searched:
         tried = [value for row in best if (value := row.hyperparameters.get(name)) is not None]
@@ -126,8 +129,8 @@ def front_frame(front: Sequence[FrontPoint], trials: Iterable[TrialRow]) -> pd.D
     on_front = {point.number for point in front}
     others: list[tuple[int, float | None, float | None, float | None, bool]] = [
         (row.number, row.score, row.conflict, row.latency, False)
-        for row in trials
-        if row.phase == "search" and row.stage == "completed" and row.number not in on_front
+        for row in _searched(trials)
+        if row.number not in on_front
     ]
     points = [(point.number, point.score, point.conflict, point.latency, True) for point in front]
     return pd.DataFrame([*others, *points], columns=["number", "score", "conflict", "latency", "front"])
