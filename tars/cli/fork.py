@@ -17,6 +17,7 @@ from tars.dashboard.wording import span
 from tars.producers.async_client import NobodyAnswers
 from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
+from tars.schemas.counting import counted
 from tars.schemas.evidence import Evidence, Verdict
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import Frozen
@@ -120,7 +121,7 @@ def origin_of(snapshot: SnapshotRef, agent: AgentRow | None, history: Iterable[A
 
 def told_of(origin: From) -> str:
     """Where a fork goes on from, in one line."""
-    episodes = [] if origin.episodes_ago is None else [f"{origin.episodes_ago} episodes"]
+    episodes = [] if origin.episodes_ago is None else [counted(origin.episodes_ago, "episode")]
     seconds = [] if origin.seconds_ago is None else [span(origin.seconds_ago)]
     age = " or ".join([*episodes, *seconds])
     return f"{origin.agent_id}: copies go on from its snapshot of episode {origin.episode}" + (

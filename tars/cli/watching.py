@@ -19,6 +19,7 @@ from tars.dashboard.wording import points, span
 from tars.producers.async_client import NobodyAnswers
 from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
+from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.study import StudyFinished
 
@@ -137,7 +138,7 @@ def weighed(one: Weighing) -> str:
     """A candidate in one line: what it changes, its gain so far, and what the last look said."""
     told = values_text(one.change)
     if one.gain is None or one.gain_low is None or one.gain_high is None:
-        return f"{told}: {one.pairs} pairs"
+        return f"{told}: {counted(one.pairs, 'pair')}"
     interval = f"{100 * one.gain_low:+.1f} … {100 * one.gain_high:+.1f}"
     verdict = f"{one.verdict} so far" if one.verdict else "undecided"
-    return f"{told}: {points(one.gain)} ({interval}), {one.pairs} pairs, {verdict}"
+    return f"{told}: {points(one.gain)} ({interval}), {counted(one.pairs, 'pair')}, {verdict}"
