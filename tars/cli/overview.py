@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Group, RenderableType
@@ -17,10 +17,11 @@ from rich.text import Text
 import tars
 from tars.cli.output import clock, number, out, show_json
 from tars.dashboard.wording import ago, condition, points, summary, version
-from tars.producers.async_client import NobodyAnswers
-from tars.producers.client import Client
 from tars.schemas.message import Frozen
 from tars.schemas.views import AgentRow, StudyRow, UpdateRow, UpdateStage
+
+if TYPE_CHECKING:
+    from tars.producers.client import Client
 
 NEWEST: Final = 50
 """Updates that are looked at: what is in progress is among them."""
@@ -80,7 +81,9 @@ def watch(
             return
 
 
-def _look(bus: Client) -> Overview | None:
+def _look(bus: "Client") -> Overview | None:
+    from tars.producers.async_client import NobodyAnswers  # noqa: PLC0415 - help must be quick
+
     try:
         agents, updates, studies = bus.agents(), bus.updates(limit=NEWEST), bus.studies()
     except NobodyAnswers:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 from rich.console import Group, RenderableType
@@ -16,12 +16,13 @@ from rich.text import Text
 from tars.cli.output import err, number, show_json, values_text
 from tars.cli.standing import Pace, Standing, Weighing, standing
 from tars.dashboard.wording import points, span
-from tars.producers.async_client import NobodyAnswers
-from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
 from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.study import StudyFinished
+
+if TYPE_CHECKING:
+    from tars.producers.client import Client
 
 LOOK_SECONDS: Final = 0.5
 INTERRUPTED: Final = 130
@@ -32,7 +33,7 @@ Told = Callable[[Standing | None], None]
 """Gets how far the study has come; None: nobody answers."""
 
 
-def watch(bus: Client, study_id: str, *, as_json: bool = False) -> StudyFinished:
+def watch(bus: "Client", study_id: str, *, as_json: bool = False) -> StudyFinished:
     """Follow a study to its end, however long it runs or has been over; raises CommandRefused where there is none.
 
     as_json: a line on standard output whenever something has moved; else a picture on standard error.
@@ -55,7 +56,7 @@ def watch(bus: Client, study_id: str, *, as_json: bool = False) -> StudyFinished
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _finished(bus: Client, study_id: str) -> StudyFinished | None:
+def _finished(bus: "Client", study_id: str) -> StudyFinished | None:
     """The result, as soon as it is there; None: not in the next LOOK_SECONDS. Raises StudyEnded."""
     began = time.monotonic()
     try:
@@ -67,7 +68,9 @@ def _finished(bus: Client, study_id: str) -> StudyFinished | None:
         return None
 
 
-def _look(bus: Client, study_id: str, pace: Pace) -> Standing | None:
+def _look(bus: "Client", study_id: str, pace: Pace) -> Standing | None:
+    from tars.producers.async_client import NobodyAnswers  # noqa: PLC0415 - help must be quick
+
     try:
         row = bus.study(study_id)
         if row is None:
