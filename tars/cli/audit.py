@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from tars.cli.output import AsJson, out, show_json
+from tars.cli.output import AsJson, out, show_json, titled
 from tars.runtime.settings import load_settings
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def _trust(own: "Trust | None", trust: "Trust | None") -> list[str] | str:
 
 
 def _show(update_id: str, checks: "list[Check]") -> None:
-    table = Table(title=f"update {update_id}", title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = titled(f"update {update_id}")
     for heading in ("check", "outcome", "what was found"):
         table.add_column(heading, no_wrap=heading != "what was found")
     for check in checks:

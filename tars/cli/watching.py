@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tars.cli.output import err, number, show_json, values_text
+from tars.cli.output import err, number, show_json, shown_live, values_text
 from tars.cli.standing import Pace, Standing, Weighing, standing
 from tars.dashboard.wording import points, span
 from tars.producers.commands import CommandRefused
@@ -42,7 +42,7 @@ def watch(bus: "Client", study_id: str, *, as_json: bool = False) -> StudyFinish
         raise CommandRefused(f"there is no study {study_id}: `tars study list` shows all")
     pace = Pace()
     try:
-        with _lines() if as_json else _picture() as tell:
+        with _lines() if as_json else shown_live(Live(console=err, transient=True), picture, AWAY) as tell:
             while True:
                 if finished := _finished(bus, study_id):
                     return finished
@@ -94,20 +94,6 @@ def _lines() -> Iterator[Told]:
             last = now
 
     yield tell
-
-
-@contextmanager
-def _picture() -> Iterator[Told]:
-    last: Standing | None = None
-    with Live(console=err, refresh_per_second=4, transient=True) as live:
-
-        def tell(now: Standing | None) -> None:
-            nonlocal last
-            last = now or last
-            away = () if now else (Text(AWAY, style="yellow"),)
-            live.update(Group(*((picture(last),) if last else ()), *away))
-
-        yield tell
 
 
 def picture(now: Standing) -> RenderableType:
