@@ -27,7 +27,7 @@ from tars.cli.processes import prefixed
 from tars.producers.commands import CommandRefused
 from tars.runtime.settings import Settings, load_settings
 from tars.schemas.evidence import Verdict
-from tars.schemas.hyperparameters import Value, same
+from tars.schemas.hyperparameters import changed
 from tars.schemas.message import Event
 from tars.schemas.study import StudyFinished
 from tars.schemas.update import ReadBack, UpdateConfirmed, UpdateJudged, UpdateReloaded, UpdateRolledBack
@@ -204,26 +204,21 @@ def _release(bus: "Client", finished: StudyFinished, *, once: bool) -> str:
     if evidence is None or finished.champion is None:
         raise DemoFailed("no trial of the study could be weighed")
     err.print(f"evidence: [bold]{evidence.verdict}[/], {gain_text(evidence)}")
-    changed = _changed(finished)
-    for key, value in changed.items():
+    change = changed(evidence.incumbent, finished.champion)
+    for key, value in change.items():
         err.print(f"  {key}: {number(evidence.incumbent.get(key))} -> {number(value)}", highlight=False)
     if evidence.verdict is Verdict.BETTER:
         update_id = f"u-{finished.study_id}"
         _await_update(bus, update_id)
     else:
         err.print("that is not BETTER, so nothing is proposed by itself; here is the way by hand")
-        update_id = bus.propose(changed, role=ROLE, reason="the demo's way by hand").update_id
+        update_id = bus.propose(change, role=ROLE, reason="the demo's way by hand").update_id
     if once:
         if evidence.verdict is not Verdict.BETTER:
             bus.approve(update_id, f"approved by {DEMO_APPROVER}")
     else:
         _ask(bus, update_id)
     return update_id
-
-
-def _changed(finished: StudyFinished) -> dict[str, Value]:
-    incumbent = finished.evidence.incumbent if finished.evidence else {}
-    return {key: v for key, v in (finished.champion or {}).items() if not same(v, incumbent.get(key))}
 
 
 def _await_update(bus: "Client", update_id: str) -> None:
