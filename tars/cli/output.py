@@ -97,6 +97,11 @@ def number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
+def verdict_text(evidence: Evidence) -> str:
+    """What the held-out seeds say, in short: `BETTER +4.2 pp`."""
+    return f"{evidence.verdict} {points(evidence.gain)}"
+
+
 def gain_text(evidence: Evidence) -> str:
     """What the held-out seeds say, and what the search had claimed."""
     interval = f"95 % from {points(evidence.gain_low)} to {points(evidence.gain_high)}"

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.text import Text
 
 import tars
-from tars.cli.output import clock, number, out, show_json, shown_live, titled
-from tars.dashboard.wording import ago, condition, points, summary, version
+from tars.cli.output import clock, number, out, show_json, shown_live, titled, verdict_text
+from tars.dashboard.wording import ago, condition, summary, version
 from tars.schemas.message import Frozen
 from tars.schemas.views import AgentRow, StudyRow, UpdateRow, UpdateStage
 
@@ -167,7 +167,7 @@ def _progress(row: StudyRow) -> tuple[int, str]:
     searched = row.completed + row.pruned + row.failed
     best = f", best {number(row.best_score and round(row.best_score, 3))}" if row.best_score is not None else ""
     seeds = f", {row.confirmations} trials on held-out seeds" if row.confirmations else ""
-    evidence = f", {row.evidence.verdict} {points(row.evidence.gain)}" if row.evidence else ""
+    evidence = f", {verdict_text(row.evidence)}" if row.evidence else ""
     return searched + row.confirmations, f"{searched} of {row.trials} trials{best}{seeds}{evidence}"
 
 

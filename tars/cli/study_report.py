@@ -6,7 +6,7 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from tars.cli.output import clock, gain_text, number, out, show_rows, values_text
+from tars.cli.output import clock, gain_text, number, out, show_rows, values_text, verdict_text
 from tars.cli.pictures import Line, Whisker, bar, paired_dots
 from tars.dashboard.wording import STARTED, aim, assigned, points
 from tars.dashboard.wording import number as short
@@ -93,7 +93,7 @@ def show_candidates(weighed: Sequence[Evidence]) -> None:
     _show_line(line.ends())
     for found, whisker in zip(weighed, whiskers, strict=True):
         out.print(assigned(change_of(found)), highlight=False, markup=False)
-        _show_line(line.draw(whisker), f"{found.verdict} {points(found.gain)}", COLOURS[found.verdict])
+        _show_line(line.draw(whisker), verdict_text(found), COLOURS[found.verdict])
     _show_line(f"┊ {points(threshold)}: what BETTER needs; ├─┤ 95 % to each side", style="dim")
 
 
