@@ -25,7 +25,7 @@ import nats
 from PIL import Image
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from chromium import HOW_TO_GET, find, opened
+from chromium import HOW_TO_GET, Chromium, find, opened
 from tars.producers.client import Client, connect
 
 PICTURES: Final = Path(__file__).resolve().parents[1] / "docs" / "pictures"
@@ -157,16 +157,14 @@ def main() -> None:
         if options.data is None:
             with running(folder) as places, connect(places["nats"]) as bus:
                 play(bus, places["nats"])
-                _take_all(bus, places["dashboard"], options.only)
+                _take_all(chromium, bus, places["dashboard"], options.only)
         else:
             places = endpoints(folder)
             with connect(places["nats"]) as bus:
-                _take_all(bus, places["dashboard"], options.only)
+                _take_all(chromium, bus, places["dashboard"], options.only)
 
 
-def _take_all(bus: Client, address: str, only: list[str] | None) -> None:
-    chromium = find()
-    assert chromium is not None  # noqa: S101 - main has looked
+def _take_all(chromium: Chromium, bus: Client, address: str, only: list[str] | None) -> None:
     with opened(chromium) as driver:
         for picture in pictures(bus):
             for form in WIDTHS:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sized
 from datetime import datetime
 from typing import Any, Final, assert_never
 
+from tars.schemas.counting import counted
 from tars.schemas.message import By
 from tars.schemas.update import (
     ReadBack,
@@ -150,7 +151,7 @@ def _rolled_back(event: UpdateRolledBack, before: UpdateRow) -> Change:
 
 
 def _agents(them: Sized) -> str:
-    return f"{len(them)} agent{'s' * (len(them) != 1)}"
+    return counted(len(them), "agent")
 
 
 def _because(reason: str) -> str:

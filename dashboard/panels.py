@@ -9,12 +9,13 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.elements.lib.column_types import ColumnConfig
 
-from tars.dashboard import charts
+from tars.dashboard.charts import evidence as charts
 from tars.dashboard.desk import Desk, Level
 from tars.dashboard.differences import Group
 from tars.dashboard.reads import Look
 from tars.dashboard.wording import DASH, STARTED, aim, amount, listed, milliseconds, number, points, span
 from tars.schemas.bounds import Strictness
+from tars.schemas.counting import counted
 from tars.schemas.evidence import Evidence, KeyWorth, Verdict
 from tars.schemas.update import ReadBack
 from tars.schemas.views import UpdateRow
@@ -66,8 +67,7 @@ def draw_group(group: Group, strictness: Strictness, old: Literal["runs", "befor
 
     old: what the old values are: those that run, or that ran before the update was released.
     """
-    count = f"{len(group.agents)} agent{'s' * (len(group.agents) != 1)}"
-    st.markdown(f"**{count}** · {listed(group.agents)}")
+    st.markdown(f"**{counted(len(group.agents), 'agent')}** · {listed(group.agents)}")
     if not group.differences:
         st.caption("They run these values already.")
         return

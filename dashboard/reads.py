@@ -151,12 +151,17 @@ class Look:
         """The worst origin of what was read."""
         self.age = 0.0
         """Seconds since the oldest of it was read."""
+        self._answers: dict[object, Any] = {}
+        """What was asked already: one refresh shows one moment, and reads nothing twice."""
 
     def _ask(self, name: str, *args: str, **page: int) -> Any:  # noqa: ANN401 - the methods below say what it is
         key = (name, args, tuple(page.items()))
+        if key in self._answers:
+            return self._answers[key]
         origin, age, answer = self._reader.ask(key, lambda rows: getattr(rows, name)(*args, **page))
         self.origin = max(self.origin, origin, key=self._rank.index)
         self.age = max(self.age, age)
+        self._answers[key] = answer
         return answer
 
     def agents(self) -> list[AgentRow]:

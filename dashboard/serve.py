@@ -7,10 +7,14 @@ import sys
 import tempfile
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 
 from tars.dashboard import theme
 from tars.runtime.settings import BadSetting, Settings
 from tars.runtime.signing import BadKey, page_key, read_key
+
+SECRETS_PREFIX: Final = "tars-page-"
+"""Begins the name of the folder in which Streamlit finds what it is to know for logging people in."""
 
 
 def serve(settings: Settings, port: int) -> None:
@@ -79,7 +83,7 @@ def secrets_of(settings: Settings, port: int) -> str:
 
 def write_secrets(text: str) -> Path:
     """Write a file that this user alone can read, into a folder of its own; the page removes it when it ends."""
-    path = Path(tempfile.mkdtemp(prefix="tars-page-")) / "secrets.toml"
+    path = Path(tempfile.mkdtemp(prefix=SECRETS_PREFIX)) / "secrets.toml"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     return path

@@ -17,6 +17,7 @@ from tars.dashboard.desk import Desk
 from tars.dashboard.identity import Visitor, operator, visitor
 from tars.dashboard.line import Line
 from tars.dashboard.reads import Reader, Source
+from tars.dashboard.serve import SECRETS_PREFIX
 from tars.producers.async_client import NobodyAnswers
 from tars.producers.commands import NotSent, nats_address, sender
 from tars.runtime.id_tokens import rules_of
@@ -25,8 +26,6 @@ from tars.runtime.signing import page_key, signer_of
 from tars.runtime.view_store import RedisViews
 from tars.schemas.session import SessionReported
 
-SECRETS_PREFIX: Final = "tars-page-"
-"""Begins the name of the folder in which Streamlit finds what it is to know for logging people in."""
 REPORT_SECONDS: Final = 20.0
 """How often an open page says so."""
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
-from tars.dashboard.charts import AMBER, BLUE, WINDOW
+from tars.dashboard.charts.agents import WINDOW
+from tars.dashboard.palette import AMBER, BLUE
 from tars.schemas.views import AgentPoint
 
 POINTS: Final = 60

@@ -6,7 +6,7 @@ Its fonts are those that Streamlit brings along: nothing is fetched from elsewhe
 from collections.abc import Mapping
 from typing import Final
 
-from tars.dashboard.charts import AMBER, BLUE, GREEN, GREY, RED
+from tars.dashboard.palette import AMBER, BLUE, GREEN, GREY, RED
 
 _LIGHT: Final = {
     "primaryColor": BLUE,

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from tars.schemas.evidence import Objective, Start, Weights
-from tars.schemas.hyperparameters import Value, same
+from tars.schemas.hyperparameters import Value, Values, same
 from tars.schemas.views import AgentRow, UpdateRow, UpdateStage
 
 DASH: Final = "—"
@@ -144,9 +144,14 @@ def factor(old: Value, new: Value) -> str:
     return f"{new - old:+.3g}"
 
 
+def assigned(values: Values) -> str:
+    """Return values in a row: `learning_rate 0.0006, gamma 0.97`."""
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
 def summary(update: UpdateRow) -> str:
-    """Return what an update sets: `learning_rate 0.0006, gamma 0.97`."""
-    return ", ".join(f"{name} {number(value)}" for name, value in update.values.items())
+    """Return what an update sets."""
+    return assigned(update.values)
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

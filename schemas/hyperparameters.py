@@ -29,6 +29,11 @@ def all_same(one: Values, other: Values) -> bool:
     return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
 
 
+def changed(before: Values, after: Values) -> dict[str, Value]:
+    """Where `after` differs, to a learner."""
+    return {key: value for key, value in after.items() if not same(value, before.get(key))}
+
+
 Moment = Literal["live", "boundary", "rebuild", "fixed"]
 """live: next gradient step or action; boundary: next rollout or episode; rebuild: a new buffer; fixed: never."""
 Learner = Literal["ours", "sb3", "torch_loop"]

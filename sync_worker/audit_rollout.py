@@ -8,6 +8,7 @@ from typing import Final
 
 from tars.schemas.agent import AgentReloaded, AgentRestored, ConfigureAgent
 from tars.schemas.audit import Case, NotCheckable, Told
+from tars.schemas.counting import counted
 from tars.schemas.hyperparameters import all_same
 from tars.schemas.update import (
     ReadBack,
@@ -85,7 +86,7 @@ def read_backs(case: Case) -> list[str] | str:
     if not found:
         raise NotCheckable("no agent was reloaded")
     faults = [f"{back.agent_id} at version {back.version}: {text}" for back in found for text in _differs(case, back)]
-    return faults or f"{len(found)} agents run what was asked for, as they read it back; no weight changed"
+    return faults or f"what was asked for runs on {counted(len(found), 'agent')}, as read back; no weight changed"
 
 
 def _differs(case: Case, back: ReadBack) -> Iterator[str]:
@@ -184,7 +185,7 @@ def way_back(case: Case) -> list[str] | str:
     faults += [f"{name}: nothing says that it went back" for name in sorted(switched - told)]
     left = "".join(f"; {name} not: {why}" for name, why in ended.unreached.items())
     whole = f", {len(ended.restored)} of them with the weights of before, by their hash" if ended.restored else ""
-    return faults or f"{len(ended.read_backs)} agents run what they ran before{whole}{left}"
+    return faults or f"what ran before runs again on {counted(len(ended.read_backs), 'agent')}{whole}{left}"
 
 
 def _not_back(case: Case, back: ReadBack) -> Iterator[str]:

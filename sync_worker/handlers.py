@@ -12,7 +12,7 @@ from tars.runtime.delivery import decoded
 from tars.runtime.journal import History, Journal
 from tars.runtime.running_agents import episodes_run, running_agents
 from tars.runtime.settings import Settings
-from tars.schemas.hyperparameters import same
+from tars.schemas.hyperparameters import changed
 from tars.schemas.message import By, Envelope
 from tars.schemas.permissions import inbox_of
 from tars.schemas.study import StudyEvent, StudyFinished, StudyStarted
@@ -84,13 +84,13 @@ def champion_update(study: Sequence[StudyEvent], finished: StudyFinished) -> tup
     evidence = finished.evidence
     if started is None or not started.propose or not started.base or finished.champion is None or evidence is None:
         return None
-    changed = {key: value for key, value in finished.champion.items() if not same(value, started.incumbent.get(key))}
-    if not evidence.promotable or not changed:
+    change = changed(started.incumbent, finished.champion)
+    if not evidence.promotable or not change:
         return None
     return started.by, ProposeUpdate(
         update_id=update_id_of(finished.study_id),
         agents=tuple(started.base),
-        values=changed,
+        values=change,
         base=started.base,
         evidence=evidence,
         study_id=finished.study_id,

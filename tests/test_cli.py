@@ -598,10 +598,11 @@ def test_the_program_ends_with_the_exit_code_and_prints_json_alone(nats_server: 
     assert run("nonsense").returncode == 2
 
 
-def test_help_loads_neither_torch_nor_optuna_nor_the_page() -> None:
+def test_help_loads_neither_torch_nor_optuna_nor_the_page_nor_a_connection() -> None:
     code = "import sys, tars.cli.main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "optuna", "streamlit", "scipy", "faststream", "pandas", "plotly", "uvicorn"} & set(loaded)
+    heavy = {"torch", "optuna", "streamlit", "scipy", "faststream", "pandas", "plotly", "uvicorn", "nats"}
+    assert not heavy & set(loaded)
 
 
 def test_an_update_is_exported_and_checked_without_a_server(

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import streamlit as st
 
-from tars.dashboard import charts
+from tars.dashboard.charts import agents as charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.panels import aligned
 from tars.dashboard.reads import Rows

@@ -15,6 +15,7 @@ from tars.dashboard.proposing import ADDRESS, draw_form
 from tars.dashboard.reads import Rows
 from tars.dashboard.wording import ago, listed, obstacles, points, span
 from tars.schemas.bounds import Strictness
+from tars.schemas.counting import counted
 from tars.schemas.effect import Plan
 from tars.schemas.hyperparameters import AlgorithmName
 from tars.schemas.views import AgentRow, UpdateRow
@@ -46,7 +47,7 @@ def page(views: Rows, desk: Desk) -> None:
             "*Propose by hand*, or `tars propose --role policy --set gamma=0.97`, does without one."
         )
         return
-    count = f"{len(waiting)} update{'s' * (len(waiting) != 1)} wait{'s' * (len(waiting) == 1)} for approval"
+    count = f"{counted(len(waiting), 'update')} wait{'s' * (len(waiting) == 1)} for approval"
     st.caption(count + (f"; the newest {SHOWN} are shown" if len(waiting) > SHOWN else "") + ".")
     for row in waiting[:SHOWN]:
         with st.container(border=True, key=f"update-{row.update_id}"):

@@ -8,7 +8,8 @@ from typing import Final
 import pandas as pd
 import streamlit as st
 
-from tars.dashboard import charts, session
+from tars.dashboard import session
+from tars.dashboard.charts import changes as charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.differences import groups
 from tars.dashboard.panels import aligned, draw_evidence, draw_group, draw_judgements, draw_read_backs

@@ -6,7 +6,7 @@ from typing import Final
 
 import streamlit as st
 
-from tars.dashboard import charts
+from tars.dashboard.charts import coordination as charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.reads import Rows
 from tars.dashboard.wording import ago, score

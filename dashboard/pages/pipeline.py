@@ -11,6 +11,7 @@ from tars.dashboard import session
 from tars.dashboard.desk import Desk
 from tars.dashboard.reads import Rows
 from tars.dashboard.wording import ago, size
+from tars.schemas.counting import counted
 from tars.schemas.streams import ROLES
 from tars.schemas.views import DeadRow, PipelineRow, StatsRow
 
@@ -22,7 +23,9 @@ READ: Final = 200
 
 def page(views: Rows, desk: Desk) -> None:
     """Draw lag, workers, dead letters and Redis."""
-    rows, letters, counts = views.pipeline(), views.dead(limit=READ), views.stats()
+    # A letter of which nobody asked is not read: their bodies are whole messages, and this is done every second.
+    letters = views.dead(limit=READ if "id" in st.query_params else SHOWN + 1)
+    rows, counts = views.pipeline(), views.stats()
     _totals(rows, counts)
     left, right = st.columns([3, 2], gap="medium")
     with left:
@@ -87,11 +90,15 @@ def _redis(counts: StatsRow) -> None:
     one.metric("memory", size(counts.redis_bytes))
     two.metric("keys", f"{counts.redis_keys:,}")
     held = (
-        f"{counts.agents:,} agents with {counts.history:,} episodes, {counts.updates:,} updates, {counts.studies:,} "
-        f"studies, {counts.conflicts:,} conflicts, {counts.equilibria:,} equilibria, {counts.sessions:,} open pages"
+        f"{counted(counts.agents, 'agent')} with {counted(counts.history, 'episode')}",
+        counted(counts.updates, "update"),
+        counted(counts.studies, "study", "studies"),
+        counted(counts.conflicts, "conflict"),
+        counted(counts.equilibria, "equilibrium", "equilibria"),
+        counted(counts.sessions, "open page"),
     )
     st.progress(min(1.0, counts.utilisation), f"longest history: {counts.utilisation:.0%} of {counts.history_cap:,}")
-    st.caption(f"{held}.")
+    st.caption(f"{', '.join(held)}.")
 
 
 def _letters(letters: Sequence[DeadRow], desk: Desk) -> None:

@@ -7,13 +7,14 @@ from typing import Final
 import pandas as pd
 import streamlit as st
 
-from tars.dashboard import charts, session
+from tars.dashboard import session
+from tars.dashboard.charts import studies as charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.panels import aligned, draw_evidence
 from tars.dashboard.reads import Rows
 from tars.dashboard.starting import ADDRESS, draw_form
-from tars.dashboard.wording import STARTED, ago, aim, listed, number, points, score, span
-from tars.schemas.hyperparameters import same
+from tars.dashboard.wording import STARTED, ago, aim, assigned, listed, number, points, score, span
+from tars.schemas.hyperparameters import changed
 from tars.schemas.views import StudyRow, TrialRow
 
 AFTER_THE_SEARCH: Final = {
@@ -153,11 +154,7 @@ def weighed_frame(row: StudyRow) -> pd.DataFrame:
     return pd.DataFrame(
         [
             (
-                ", ".join(
-                    f"{name} {number(value)}"
-                    for name, value in found.candidate.items()
-                    if not same(found.incumbent.get(name), value)
-                ),
+                assigned(changed(found.incumbent, found.candidate)),
                 points(found.gain),
                 f"{100 * found.gain_low:+.1f} … {100 * found.gain_high:+.1f}",
                 len(found.scores),
@@ -171,12 +168,10 @@ def weighed_frame(row: StudyRow) -> pd.DataFrame:
 
 def champion_frame(row: StudyRow) -> pd.DataFrame:
     """A study's champion beside what runs, where they differ."""
-    champion = row.champion or {}
     return pd.DataFrame(
         [
             (name, number(row.incumbent.get(name)), number(value))
-            for name, value in champion.items()
-            if not same(row.incumbent.get(name), value)
+            for name, value in changed(row.incumbent, row.champion or {}).items()
         ],
         columns=["key", "runs", "champion"],
     )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from tars.cli.output import AsJson, out, show_json
+from tars.cli.connection import connected
+from tars.cli.output import AsJson, out, show_json, titled
 from tars.runtime.settings import load_settings
 
 if TYPE_CHECKING:
@@ -35,21 +35,15 @@ def export(
     The public half of the trust file is in it, private keys are not. Sealed with the key that signs from here, if any.
     """
     settings = load_settings()
-    from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
-    from tars.runtime import export as exports  # noqa: PLC0415
-    from tars.runtime.access import access_of  # noqa: PLC0415
-    from tars.runtime.bus import connect_bus  # noqa: PLC0415
+    from tars.runtime import export as exports  # noqa: PLC0415 - help must be quick
     from tars.runtime.signing import TrustFile, signer_of  # noqa: PLC0415
 
     first = exports.header(update_id, TrustFile(settings.trust).current())
     signer = signer_of(settings, settings.tars_user or None)
 
     async def write() -> int:
-        bus = await connect_bus(nats_address(settings), "export", access=access_of(settings, "person"), patience=3)
-        try:
+        async with connected(settings, "export", "person", patience=3) as bus:
             return (await exports.write_export(to, first, exports.collect(bus, update_id), signer)).messages
-        finally:
-            await bus.close()
 
     count = asyncio.run(write())
     if as_json:
@@ -144,7 +138,7 @@ def _trust(own: "Trust | None", trust: "Trust | None") -> list[str] | str:
 
 
 def _show(update_id: str, checks: "list[Check]") -> None:
-    table = Table(title=f"update {update_id}", title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = titled(f"update {update_id}")
     for heading in ("check", "outcome", "what was found"):
         table.add_column(heading, no_wrap=heading != "what was found")
     for check in checks:

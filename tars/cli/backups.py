@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from tars.cli.connection import connected
 from tars.cli.output import AsJson, err, out, show_json
 from tars.cli.processes import Data
 from tars.runtime.settings import Settings, load_settings
@@ -33,13 +34,11 @@ def backup(
 
     Everything goes on meanwhile. Keys and the trust file are not in it.
     """
-    from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
-    from tars.runtime.backup import back_up  # noqa: PLC0415
+    from tars.runtime.backup import back_up  # noqa: PLC0415 - help must be quick
 
     with _progress() as tell:
         save: Work = lambda bus: back_up(bus, folder, reports=not without_reports, tell=tell)  # noqa: E731
-        settings = load_settings()
-        manifest = asyncio.run(_connected(nats_address(settings), settings, save))
+        manifest = asyncio.run(_done(save, load_settings()))
     _show(manifest, f"backup in {folder}", as_json=as_json)
 
 
@@ -57,7 +56,7 @@ def restore(folder: Folder, *, data: Data = None, as_json: AsJson = False) -> No
     backups.read_manifest(folder)  # before a server is started, or a folder made
     with _server(settings) as address, _progress() as tell:
         load: Work = lambda bus: backups.restore(bus, folder, ack_wait=ack_wait, replicas=replicas, tell=tell)  # noqa: E731
-        manifest = asyncio.run(_connected(address, settings, load))
+        manifest = asyncio.run(_done(load, settings, address))
     _show(manifest, f"restored from {folder}", as_json=as_json)
 
 
@@ -79,15 +78,9 @@ def _server(settings: Settings) -> Iterator[str]:
         yield server.url
 
 
-async def _connected(address: str, settings: Settings, work: Work) -> "Manifest":
-    from tars.runtime.access import access_of  # noqa: PLC0415 - help must be quick
-    from tars.runtime.bus import connect_bus  # noqa: PLC0415
-
-    bus = await connect_bus(address, "backup", access=access_of(settings, "admin"), patience=5)
-    try:
+async def _done(work: Work, settings: Settings, address: str | None = None) -> "Manifest":
+    async with connected(settings, "backup", "admin", patience=5, address=address) as bus:
         return await work(bus)
-    finally:
-        await bus.close()
 
 
 @contextmanager

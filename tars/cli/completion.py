@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Final, get_args
 
+from tars.cli.connection import connected
 from tars.cli.output import quiet
 from tars.schemas.hyperparameters import ALGORITHMS
 from tars.schemas.message import Role
@@ -69,16 +70,9 @@ def _rows(query: str) -> list[Any]:
 
 async def _asked(query: str) -> list[Any]:
     from tars.producers.async_client import AsyncClient  # noqa: PLC0415 - help must be quick
-    from tars.producers.commands import nats_address, sender  # noqa: PLC0415
-    from tars.runtime.access import access_of  # noqa: PLC0415
-    from tars.runtime.bus import connect_bus  # noqa: PLC0415
+    from tars.producers.commands import sender  # noqa: PLC0415
     from tars.runtime.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
-    bus = await connect_bus(
-        nats_address(settings), "completion", access=access_of(settings, "person"), patience=PATIENCE
-    )
-    try:
+    async with connected(settings, "completion", "person", patience=PATIENCE) as bus:
         return await AsyncClient(bus, sender(settings)).query(query, Ask(limit=NEWEST))
-    finally:
-        await bus.close()

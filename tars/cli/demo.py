@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 from rich.console import Group, RenderableType
@@ -24,15 +24,17 @@ from rich.text import Text
 import tars
 from tars.cli.output import err, gain_text, number
 from tars.cli.processes import prefixed
-from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
 from tars.runtime.settings import Settings, load_settings
 from tars.schemas.evidence import Verdict
-from tars.schemas.hyperparameters import Value, same
+from tars.schemas.hyperparameters import changed
 from tars.schemas.message import Event
 from tars.schemas.study import StudyFinished
 from tars.schemas.update import ReadBack, UpdateConfirmed, UpdateJudged, UpdateReloaded, UpdateRolledBack
 from tars.schemas.views import AgentRow, StudyRow
+
+if TYPE_CHECKING:
+    from tars.producers.client import Client
 
 ROLE: Final = "policy"
 TRIALS: Final = 20
@@ -127,7 +129,7 @@ def _story(nats_url: str, key: Path | None, *, once: bool) -> dict[str, Any]:
 class Rollout:
     """Tells how the update fares: the canary, what its watch finds, and how it ends."""
 
-    def __init__(self, bus: Client, update_id: str) -> None:
+    def __init__(self, bus: "Client", update_id: str) -> None:
         self._bus, self._update_id = bus, update_id
         self.events: list[Event] = []
         self._printed = 0
@@ -162,7 +164,7 @@ class Rollout:
         return list(found.values())
 
 
-def _learning(bus: Client) -> tuple[str, ...]:
+def _learning(bus: "Client") -> tuple[str, ...]:
     """Wait until the live agents have played some episodes."""
     with err.status("the agents start from Stable-Baselines3's default values, and learn ..."):
         while True:
@@ -172,7 +174,7 @@ def _learning(bus: Client) -> tuple[str, ...]:
             time.sleep(LOOK_SECONDS)
 
 
-def _watch_study(bus: Client, study_id: str, agents: tuple[str, ...]) -> StudyFinished:
+def _watch_study(bus: "Client", study_id: str, agents: tuple[str, ...]) -> StudyFinished:
     with Live(console=err, refresh_per_second=4, transient=True) as live:
         while True:
             try:
@@ -196,21 +198,21 @@ def _progress(study: StudyRow | None, agents: Iterable[AgentRow]) -> RenderableT
     return Panel(grid, title="a study on real training", title_align="left")
 
 
-def _release(bus: Client, finished: StudyFinished, *, once: bool) -> str:
+def _release(bus: "Client", finished: StudyFinished, *, once: bool) -> str:
     """Get the champion approved: by the mode, by a person, or, where it is not BETTER, by hand."""
     evidence = finished.evidence
     if evidence is None or finished.champion is None:
         raise DemoFailed("no trial of the study could be weighed")
     err.print(f"evidence: [bold]{evidence.verdict}[/], {gain_text(evidence)}")
-    changed = _changed(finished)
-    for key, value in changed.items():
+    change = changed(evidence.incumbent, finished.champion)
+    for key, value in change.items():
         err.print(f"  {key}: {number(evidence.incumbent.get(key))} -> {number(value)}", highlight=False)
     if evidence.verdict is Verdict.BETTER:
         update_id = f"u-{finished.study_id}"
         _await_update(bus, update_id)
     else:
         err.print("that is not BETTER, so nothing is proposed by itself; here is the way by hand")
-        update_id = bus.propose(changed, role=ROLE, reason="the demo's way by hand").update_id
+        update_id = bus.propose(change, role=ROLE, reason="the demo's way by hand").update_id
     if once:
         if evidence.verdict is not Verdict.BETTER:
             bus.approve(update_id, f"approved by {DEMO_APPROVER}")
@@ -219,12 +221,7 @@ def _release(bus: Client, finished: StudyFinished, *, once: bool) -> str:
     return update_id
 
 
-def _changed(finished: StudyFinished) -> dict[str, Value]:
-    incumbent = finished.evidence.incumbent if finished.evidence else {}
-    return {key: v for key, v in (finished.champion or {}).items() if not same(v, incumbent.get(key))}
-
-
-def _await_update(bus: Client, update_id: str) -> None:
+def _await_update(bus: "Client", update_id: str) -> None:
     for _ in range(60):
         if bus.update(update_id) is not None:
             return
@@ -232,7 +229,7 @@ def _await_update(bus: Client, update_id: str) -> None:
     raise DemoFailed(f"the champion's update {update_id} was not proposed within 30 s")
 
 
-def _ask(bus: Client, update_id: str) -> None:
+def _ask(bus: "Client", update_id: str) -> None:
     """Ask in the terminal; the page may answer first."""
     err.print(f"approve [bold]{update_id}[/] on the page, or here: [y]es / [n]o ", end="")
     if not sys.stdin.isatty():
@@ -251,13 +248,13 @@ def _ask(bus: Client, update_id: str) -> None:
         bus.reject(update_id, "rejected in the demo's terminal")
 
 
-def _scores(bus: Client, agents: Iterable[str]) -> dict[str, float]:
+def _scores(bus: "Client", agents: Iterable[str]) -> dict[str, float]:
     """Mean behaviour score of each agent's newest episodes."""
     found = {name: [p.score for p in bus.history(name, limit=SCORED_EPISODES)] for name in agents}
     return {name: sum(scores) / len(scores) for name, scores in found.items() if scores}
 
 
-def _after(bus: Client, agents: tuple[str, ...]) -> dict[str, float]:
+def _after(bus: "Client", agents: tuple[str, ...]) -> dict[str, float]:
     with err.status("the agents go on learning with the new values ..."):
         time.sleep(AFTER_SECONDS)
     return _scores(bus, agents)

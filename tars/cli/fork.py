@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,15 +14,17 @@ from tars.cli.study_report import change_of, show_candidates, show_seeds
 from tars.cli.updates import parse_value
 from tars.cli.watching import watch
 from tars.dashboard.wording import span
-from tars.producers.async_client import NobodyAnswers
-from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
+from tars.schemas.counting import counted
 from tars.schemas.evidence import Evidence, Verdict
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import Frozen
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import MOST_CANDIDATES, StudyFinished, StudyStarted
 from tars.schemas.views import AgentPoint, AgentRow
+
+if TYPE_CHECKING:
+    from tars.producers.client import Client
 
 PROPOSED_SECONDS: Final = 15.0
 """How long to wait until a sync worker has proposed the best candidate."""
@@ -92,8 +94,10 @@ def candidates_of(tries: Sequence[str]) -> list[dict[str, Value]]:
     return found
 
 
-def _origin(bus: Client, study_id: str) -> From | None:
+def _origin(bus: "Client", study_id: str) -> From | None:
     """Where the fork goes on from; None: it has not been told of."""
+    from tars.producers.async_client import NobodyAnswers  # noqa: PLC0415 - help must be quick
+
     started = next((event for event in bus.events("study", study_id) if isinstance(event, StudyStarted)), None)
     if started is None or not started.snapshots:
         return None
@@ -120,7 +124,7 @@ def origin_of(snapshot: SnapshotRef, agent: AgentRow | None, history: Iterable[A
 
 def told_of(origin: From) -> str:
     """Where a fork goes on from, in one line."""
-    episodes = [] if origin.episodes_ago is None else [f"{origin.episodes_ago} episodes"]
+    episodes = [] if origin.episodes_ago is None else [counted(origin.episodes_ago, "episode")]
     seconds = [] if origin.seconds_ago is None else [span(origin.seconds_ago)]
     age = " or ".join([*episodes, *seconds])
     return f"{origin.agent_id}: copies go on from its snapshot of episode {origin.episode}" + (
@@ -169,7 +173,7 @@ def _show(finished: StudyFinished, best: Evidence | None, update_id: str | None,
         out.print("\nnot proposed yet: does a sync worker run, with HYPERPARAM_SYNC_ENABLED?", soft_wrap=True)
 
 
-def _proposed(bus: Client, study_id: str) -> str | None:
+def _proposed(bus: "Client", study_id: str) -> str | None:
     """The id of the update that the fork's champion became; None: nobody has proposed it in time."""
     from tars.sync_worker.handlers import update_id_of  # noqa: PLC0415 - faststream is slow to load
 

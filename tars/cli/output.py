@@ -2,15 +2,17 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from tars.dashboard.wording import points
 from tars.schemas.evidence import Evidence
@@ -24,6 +26,7 @@ PAGE: Final = 100
 
 PIPED_COLUMNS: Final = 200
 """Where no terminal says how wide a line may be: what is piped is searched and cut by others."""
+T = TypeVar("T")
 out = Console()
 if not out.is_terminal:
     out.width = max(out.width, PIPED_COLUMNS)
@@ -43,12 +46,34 @@ def show_rows(title: str, rows: Sequence[BaseModel], columns: Mapping[str, Any],
     if not rows:
         out.print(f"no {title}")
         return
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = titled(title)
     for place, heading in enumerate(columns):
         table.add_column(heading, no_wrap=place == 0, overflow="fold")  # an id is to be copied
     for row in rows:
         table.add_row(*(str(cell(row)) for cell in columns.values()))
     out.print(table)
+
+
+def titled(title: str) -> Table:
+    """A table as all of ours are: without lines, its title at the left."""
+    return Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+
+
+@contextmanager
+def shown_live(live: Live, draw: Callable[[T], RenderableType], away: str) -> Iterator[Callable[[T | None], None]]:
+    """Draw whatever is told; told None, what was told last, and below it `away`: that nobody answers."""
+    last: T | None = None
+
+    def tell(now: T | None) -> None:
+        nonlocal last
+        last = now if now is not None else last
+        picture = () if last is None else (draw(last),)
+        live.update(Group(*picture, *(() if now is not None else (Text(away, style="yellow"),))))
+        if not live.auto_refresh:
+            live.refresh()
+
+    with live:
+        yield tell
 
 
 def show_page(
@@ -70,6 +95,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def verdict_text(evidence: Evidence) -> str:
+    """What the held-out seeds say, in short: `BETTER +4.2 pp`."""
+    return f"{evidence.verdict} {points(evidence.gain)}"
 
 
 def gain_text(evidence: Evidence) -> str:

@@ -5,22 +5,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 import tars
-from tars.cli.output import clock, number, out, show_json
-from tars.dashboard.wording import ago, condition, points, summary, version
-from tars.producers.async_client import NobodyAnswers
-from tars.producers.client import Client
+from tars.cli.output import clock, number, out, show_json, shown_live, titled, verdict_text
+from tars.dashboard.wording import ago, condition, summary, version
 from tars.schemas.message import Frozen
 from tars.schemas.views import AgentRow, StudyRow, UpdateRow, UpdateStage
+
+if TYPE_CHECKING:
+    from tars.producers.client import Client
 
 NEWEST: Final = 50
 """Updates that are looked at: what is in progress is among them."""
@@ -71,7 +71,12 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="An object in a line for each change.")] = False,
 ) -> None:
     """Follow agents, approvals, rollouts and studies until Ctrl-C; off a terminal, a line for each change."""
-    with tars.connect() as bus, _picture() if out.is_terminal and not as_json else _lines(as_json=as_json) as tell:
+    told = (
+        shown_live(Live(console=out, auto_refresh=False), picture, AWAY)
+        if out.is_terminal and not as_json
+        else _lines(as_json=as_json)
+    )
+    with tars.connect() as bus, told as tell:
         try:
             while True:
                 tell(_look(bus))
@@ -80,7 +85,9 @@ def watch(
             return
 
 
-def _look(bus: Client) -> Overview | None:
+def _look(bus: "Client") -> Overview | None:
+    from tars.producers.async_client import NobodyAnswers  # noqa: PLC0415 - help must be quick
+
     try:
         agents, updates, studies = bus.agents(), bus.updates(limit=NEWEST), bus.studies()
     except NobodyAnswers:
@@ -160,22 +167,8 @@ def _progress(row: StudyRow) -> tuple[int, str]:
     searched = row.completed + row.pruned + row.failed
     best = f", best {number(row.best_score and round(row.best_score, 3))}" if row.best_score is not None else ""
     seeds = f", {row.confirmations} trials on held-out seeds" if row.confirmations else ""
-    evidence = f", {row.evidence.verdict} {points(row.evidence.gain)}" if row.evidence else ""
+    evidence = f", {verdict_text(row.evidence)}" if row.evidence else ""
     return searched + row.confirmations, f"{searched} of {row.trials} trials{best}{seeds}{evidence}"
-
-
-@contextmanager
-def _picture() -> Iterator[Told]:
-    last: Overview | None = None
-    with Live(console=out, auto_refresh=False, screen=False, transient=False) as live:
-
-        def tell(now: Overview | None) -> None:
-            nonlocal last
-            last = now or last
-            away = () if now else (Text(AWAY, style="yellow"),)
-            live.update(Group(*((picture(last),) if last else ()), *away), refresh=True)
-
-        yield tell
 
 
 def picture(now: Overview) -> RenderableType:
@@ -209,7 +202,7 @@ def _coloured(row: AgentRow, now: datetime) -> str:
 def _table(title: str, headings: tuple[str, ...], rows: list[Any], empty: str) -> RenderableType:
     if not rows:
         return Text(f"{empty}\n", style="dim")
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = titled(title)
     for place, heading in enumerate(headings):
         table.add_column(heading, no_wrap=place == 0)
     for row in rows:

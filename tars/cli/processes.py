@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tars import __version__
+from tars.cli.connection import connected
 from tars.cli.output import AsJson, err, out, show_json
 from tars.runtime.settings import Settings, load_settings
 from tars.schemas.errors import TarsError
@@ -46,22 +47,14 @@ def provision(
     as_json: AsJson = False,
 ) -> None:
     """Make streams and consumers on the server, or change what differs."""
-    from tars.producers.commands import nats_address  # noqa: PLC0415 - help must be quick
-    from tars.runtime import bus  # noqa: PLC0415
-    from tars.runtime import provision as streams  # noqa: PLC0415
-    from tars.runtime.access import access_of  # noqa: PLC0415
+    from tars.runtime import provision as streams  # noqa: PLC0415 - help must be quick
 
     settings = load_settings()
 
     async def make() -> dict[str, str]:
-        access = access_of(settings, "admin")
-        connection = await bus.connect_bus(nats_address(settings), "provision", access=access, patience=patience)
-        try:
+        async with connected(settings, "provision", "admin", patience=patience) as bus:
             replicas, ack_wait = settings.stream_replicas, settings.ack_wait_seconds
-            jetstream = connection.jetstream
-            return await streams.provision_in_time(jetstream, patience, ack_wait=ack_wait, replicas=replicas)
-        finally:
-            await connection.close()
+            return await streams.provision_in_time(bus.jetstream, patience, ack_wait=ack_wait, replicas=replicas)
 
     done = asyncio.run(make())
     if as_json:

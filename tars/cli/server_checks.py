@@ -22,6 +22,7 @@ from tars.runtime.journal import Journal
 from tars.runtime.provision import differences
 from tars.runtime.refusals import NotPermitted
 from tars.runtime.settings import Settings
+from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.message import By
 from tars.schemas.streams import DURABLES, ROLES
@@ -190,7 +191,7 @@ async def dead_letters(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
     count = (await bus.stream("DEAD")).state.messages
     if count:
         todo = "docs/operations.md, TarsDeadLetters: reasons, and how to send one again"
-        yield look("dead letters", f"{count} messages could not be handled", todo)
+        yield look("dead letters", f"{counted(count, 'message')} could not be handled", todo)
     else:
         yield ok("dead letters", "none")
 

@@ -1,13 +1,13 @@
 """How far a study has come, as its watchers are told: from its rows alone. Pure."""
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from tars.schemas.evidence import PairedScore, Verdict
-from tars.schemas.hyperparameters import Value, Values, all_same, same
+from tars.schemas.hyperparameters import Value, Values, all_same, changed
 from tars.schemas.message import Frozen
 from tars.schemas.trial import Phase
 from tars.schemas.views import StudyRow, TrialRow
@@ -178,8 +178,3 @@ def _test() -> ModuleType | None:
     except ModuleNotFoundError:
         return None
     return evidence
-
-
-def changed(incumbent: Mapping[str, Value], values: Mapping[str, Value]) -> dict[str, Value]:
-    """Where values differ from the incumbent's."""
-    return {key: value for key, value in values.items() if not same(value, incumbent.get(key))}

@@ -1,7 +1,7 @@
 """Commands about studies: start, watch, stop, list, show."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,12 @@ from tars.cli.output import PAGE, AsJson, Limit, Offset, clock, number, out, sho
 from tars.cli.processes import MissingExtra
 from tars.cli.study_report import show_finished, show_row
 from tars.cli.watching import watch as follow
-from tars.producers.client import Client
 from tars.producers.commands import CommandRefused, StudyOptions
 from tars.schemas.study import StudyFinished
 from tars.schemas.views import StudyRow, TrialRow
+
+if TYPE_CHECKING:
+    from tars.producers.client import Client
 
 study = typer.Typer(help="Search for better values.", no_args_is_help=True)
 Name = Annotated[
@@ -150,7 +152,7 @@ def show(
         out.print(f"{html}: Optuna's plots of {study_id}", highlight=False, soft_wrap=True)
 
 
-def _all_trials(bus: Client, study_id: str) -> list[TrialRow]:
+def _all_trials(bus: "Client", study_id: str) -> list[TrialRow]:
     """Page by page: one answer holds so many."""
     found: list[TrialRow] = []
     while page := bus.trials(study_id, offset=len(found)):

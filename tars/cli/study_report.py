@@ -6,13 +6,12 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from tars.cli.output import clock, gain_text, number, out, show_rows, values_text
+from tars.cli.output import clock, gain_text, number, out, show_rows, values_text, verdict_text
 from tars.cli.pictures import Line, Whisker, bar, paired_dots
-from tars.cli.standing import changed
-from tars.dashboard.wording import STARTED, aim, points
+from tars.dashboard.wording import STARTED, aim, assigned, points
 from tars.dashboard.wording import number as short
 from tars.schemas.evidence import Evidence, KeyWorth, Verdict
-from tars.schemas.hyperparameters import Value, Values
+from tars.schemas.hyperparameters import Value, Values, changed
 from tars.schemas.study import FrontPoint, StudyFinished
 from tars.schemas.views import StudyRow, TrialRow
 
@@ -93,8 +92,8 @@ def show_candidates(weighed: Sequence[Evidence]) -> None:
     line = Line.over(whiskers, threshold)
     _show_line(line.ends())
     for found, whisker in zip(weighed, whiskers, strict=True):
-        out.print(_short(change_of(found)), highlight=False, markup=False)
-        _show_line(line.draw(whisker), f"{found.verdict} {points(found.gain)}", COLOURS[found.verdict])
+        out.print(assigned(change_of(found)), highlight=False, markup=False)
+        _show_line(line.draw(whisker), verdict_text(found), COLOURS[found.verdict])
     _show_line(f"┊ {points(threshold)}: what BETTER needs; ├─┤ 95 % to each side", style="dim")
 
 
@@ -114,10 +113,6 @@ def show_worth(worth: Sequence[KeyWorth]) -> None:
 def _show_line(line: str, told: str = "", style: str = "") -> None:
     """A line of a picture, and what it says."""
     out.print(Text.assemble("  ", (line, "dim" if style == "dim" else ""), "  ", (told, style)))
-
-
-def _short(change: Mapping[str, Value]) -> str:
-    return ", ".join(f"{key} {short(value)}" for key, value in change.items())
 
 
 def show_seeds(evidence: Evidence) -> None:

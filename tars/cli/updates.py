@@ -23,9 +23,10 @@ from tars.cli.output import (
     show_page,
     show_rows,
     values_text,
+    verdict_text,
 )
 from tars.cli.study_options import Agents, Role
-from tars.dashboard.wording import REVERSIBLE, points
+from tars.dashboard.wording import REVERSIBLE
 from tars.producers.commands import CommandRefused
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
@@ -72,8 +73,7 @@ def updates(
 
 
 def _evidence(row: UpdateRow) -> str:
-    found = row.evidence
-    return f"{found.verdict} {points(found.gain)}" if found else "none"
+    return verdict_text(row.evidence) if row.evidence else "none"
 
 
 def propose(
@@ -215,20 +215,20 @@ def history(
     """Show every event of an update, or the episodes of an agent, newest first: of these so many, from so many on."""
     with tars.connect() as bus:
         row = bus.update(key)
-        points = [] if row else bus.history(key, offset=offset, limit=limit)
-    if row is None and not points and not offset:
+        episodes = [] if row else bus.history(key, offset=offset, limit=limit)
+    if row is None and not episodes and not offset:
         raise CommandRefused(f"there is no update and no agent {key}")
     if row is not None and (limit, offset) != (PAGE, 0):
         raise typer.BadParameter(f"{key} is an update, whose history is shown whole: leave out --limit and --offset")
     if row is None:
-        show_page(f"episodes of {key}", points, POINTS, limit=limit, offset=offset, as_json=as_json)
+        show_page(f"episodes of {key}", episodes, EPISODES, limit=limit, offset=offset, as_json=as_json)
     elif as_json:
         show_json(row)
     else:
         _show_update(row)
 
 
-POINTS = {
+EPISODES = {
     "at": lambda p: clock(p.at),
     "episode": lambda p: p.episode,
     "score": lambda p: number(p.score),

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 from rich.console import Group, RenderableType
@@ -13,14 +13,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tars.cli.output import err, number, show_json, values_text
+from tars.cli.output import err, number, show_json, shown_live, values_text
 from tars.cli.standing import Pace, Standing, Weighing, standing
 from tars.dashboard.wording import points, span
-from tars.producers.async_client import NobodyAnswers
-from tars.producers.client import Client
 from tars.producers.commands import CommandRefused
+from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.study import StudyFinished
+
+if TYPE_CHECKING:
+    from tars.producers.client import Client
 
 LOOK_SECONDS: Final = 0.5
 INTERRUPTED: Final = 130
@@ -31,7 +33,7 @@ Told = Callable[[Standing | None], None]
 """Gets how far the study has come; None: nobody answers."""
 
 
-def watch(bus: Client, study_id: str, *, as_json: bool = False) -> StudyFinished:
+def watch(bus: "Client", study_id: str, *, as_json: bool = False) -> StudyFinished:
     """Follow a study to its end, however long it runs or has been over; raises CommandRefused where there is none.
 
     as_json: a line on standard output whenever something has moved; else a picture on standard error.
@@ -40,7 +42,7 @@ def watch(bus: Client, study_id: str, *, as_json: bool = False) -> StudyFinished
         raise CommandRefused(f"there is no study {study_id}: `tars study list` shows all")
     pace = Pace()
     try:
-        with _lines() if as_json else _picture() as tell:
+        with _lines() if as_json else shown_live(Live(console=err, transient=True), picture, AWAY) as tell:
             while True:
                 if finished := _finished(bus, study_id):
                     return finished
@@ -54,7 +56,7 @@ def watch(bus: Client, study_id: str, *, as_json: bool = False) -> StudyFinished
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _finished(bus: Client, study_id: str) -> StudyFinished | None:
+def _finished(bus: "Client", study_id: str) -> StudyFinished | None:
     """The result, as soon as it is there; None: not in the next LOOK_SECONDS. Raises StudyEnded."""
     began = time.monotonic()
     try:
@@ -66,7 +68,9 @@ def _finished(bus: Client, study_id: str) -> StudyFinished | None:
         return None
 
 
-def _look(bus: Client, study_id: str, pace: Pace) -> Standing | None:
+def _look(bus: "Client", study_id: str, pace: Pace) -> Standing | None:
+    from tars.producers.async_client import NobodyAnswers  # noqa: PLC0415 - help must be quick
+
     try:
         row = bus.study(study_id)
         if row is None:
@@ -90,20 +94,6 @@ def _lines() -> Iterator[Told]:
             last = now
 
     yield tell
-
-
-@contextmanager
-def _picture() -> Iterator[Told]:
-    last: Standing | None = None
-    with Live(console=err, refresh_per_second=4, transient=True) as live:
-
-        def tell(now: Standing | None) -> None:
-            nonlocal last
-            last = now or last
-            away = () if now else (Text(AWAY, style="yellow"),)
-            live.update(Group(*((picture(last),) if last else ()), *away))
-
-        yield tell
 
 
 def picture(now: Standing) -> RenderableType:
@@ -137,7 +127,7 @@ def weighed(one: Weighing) -> str:
     """A candidate in one line: what it changes, its gain so far, and what the last look said."""
     told = values_text(one.change)
     if one.gain is None or one.gain_low is None or one.gain_high is None:
-        return f"{told}: {one.pairs} pairs"
+        return f"{told}: {counted(one.pairs, 'pair')}"
     interval = f"{100 * one.gain_low:+.1f} … {100 * one.gain_high:+.1f}"
     verdict = f"{one.verdict} so far" if one.verdict else "undecided"
-    return f"{told}: {points(one.gain)} ({interval}), {one.pairs} pairs, {verdict}"
+    return f"{told}: {points(one.gain)} ({interval}), {counted(one.pairs, 'pair')}, {verdict}"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from examples import AGENT, CHANGE, EVIDENCE, NOON, RUNNING
-from tars.dashboard import charts
+from tars.dashboard.charts import agents, changes, coordination, evidence, studies
 from tars.dashboard.differences import differences
 from tars.schemas.evidence import KeyWorth, PairedScore
 from tars.schemas.study import FrontPoint
@@ -56,20 +56,20 @@ EQUILIBRIA = [
     for n in (1, 0)
 ]
 PICTURES = {
-    "score": (charts.SCORE, charts.score_frame(POINTS)),
-    "bounds": (charts.BOUNDS, charts.bounds_frame(differences(CHANGE, RUNNING, "dqn", "medium"))),
-    "paired": (charts.PAIRED, charts.paired_frame(EVIDENCE)),
-    "gain": (charts.GAIN, charts.gain_frame(EVIDENCE)),
-    "timeline": (charts.TIMELINE, charts.timeline_frame([UPDATE])),
-    "effects": (charts.EFFECTS, charts.effects_frame([JUDGED])),
-    "trials": (charts.TRIALS, charts.trials_frame(TRIALS)),
-    "parallel": (charts.PARALLEL, charts.parallel_frame(TRIALS, ("gamma", "learning_rate"), "dqn")),
-    "importances": (charts.IMPORTANCES, charts.importances_frame({"gamma": 0.25, "tau": 0.75})),
-    "front": (charts.FRONT, charts.front_frame(FRONT, TRIALS)),
-    "worth": (charts.WORTH, charts.worth_frame(WORTH)),
-    "conflicts": (charts.CONFLICTS, charts.conflicts_frame(CONFLICTS)),
-    "nash": (charts.NASH, charts.nash_frame(EQUILIBRIA)),
-    "gains": (charts.GAINS, charts.gains_frame(EQUILIBRIA)),
+    "score": (agents.SCORE, agents.score_frame(POINTS)),
+    "bounds": (evidence.BOUNDS, evidence.bounds_frame(differences(CHANGE, RUNNING, "dqn", "medium"))),
+    "paired": (evidence.PAIRED, evidence.paired_frame(EVIDENCE)),
+    "gain": (evidence.GAIN, evidence.gain_frame(EVIDENCE)),
+    "timeline": (changes.TIMELINE, changes.timeline_frame([UPDATE])),
+    "effects": (changes.EFFECTS, changes.effects_frame([JUDGED])),
+    "trials": (studies.TRIALS, studies.trials_frame(TRIALS)),
+    "parallel": (studies.PARALLEL, studies.parallel_frame(TRIALS, ("gamma", "learning_rate"), "dqn")),
+    "importances": (studies.IMPORTANCES, studies.importances_frame({"gamma": 0.25, "tau": 0.75})),
+    "front": (studies.FRONT, studies.front_frame(FRONT, TRIALS)),
+    "worth": (evidence.WORTH, evidence.worth_frame(WORTH)),
+    "conflicts": (coordination.CONFLICTS, coordination.conflicts_frame(CONFLICTS)),
+    "nash": (coordination.NASH, coordination.nash_frame(EQUILIBRIA)),
+    "gains": (coordination.GAINS, coordination.gains_frame(EQUILIBRIA)),
 }
 
 
@@ -99,60 +99,60 @@ def test_vega_lite_accepts_a_picture(name: str) -> None:
 
 
 def test_a_reload_is_where_the_version_changes() -> None:
-    frame = charts.score_frame(POINTS)
+    frame = agents.score_frame(POINTS)
     assert frame[frame["reload"]]["label"].tolist() == ["v3", "v7"]
     assert frame["episode"].is_monotonic_increasing
 
 
 def test_without_episodes_there_is_an_empty_curve() -> None:
-    assert charts.score_frame([]).empty
-    assert charts.trials_frame([]).empty
+    assert agents.score_frame([]).empty
+    assert studies.trials_frame([]).empty
 
 
 @settings(max_examples=30)
 @given(some.lists(some.tuples(some.floats(-2, 2), some.floats(-2, 2)), min_size=1, max_size=64))
 def test_every_held_out_seed_is_drawn_once_the_largest_loss_first(scores: list[tuple[float, float]]) -> None:
     pairs = tuple(PairedScore(seed=n, incumbent=old, candidate=new) for n, (old, new) in enumerate(scores))
-    frame = charts.paired_frame(EVIDENCE.model_copy(update={"scores": pairs}))
+    frame = evidence.paired_frame(EVIDENCE.model_copy(update={"scores": pairs}))
     assert sorted(frame["seed"].astype(int)) == list(range(len(scores)))
     assert frame["difference"].is_monotonic_increasing
 
 
 def test_the_best_score_never_falls() -> None:
-    assert charts.trials_frame(TRIALS)["best"].tolist() == [0.2, 0.2, 0.6]
+    assert studies.trials_frame(TRIALS)["best"].tolist() == [0.2, 0.2, 0.6]
 
 
 def test_a_trial_on_the_front_is_drawn_once() -> None:
-    frame = charts.front_frame(FRONT, TRIALS)
+    frame = studies.front_frame(FRONT, TRIALS)
     assert dict(zip(frame["number"], frame["front"], strict=True)) == {0: False, 1: False, 2: True, 7: True}
     assert len(frame) == 4
 
 
 def test_the_most_important_key_comes_first() -> None:
-    assert charts.importances_frame({"gamma": 0.25, "tau": 0.75})["name"].tolist() == ["tau", "gamma"]
+    assert studies.importances_frame({"gamma": 0.25, "tau": 0.75})["name"].tolist() == ["tau", "gamma"]
 
 
 def test_worth_is_in_percentage_points_and_says_what_was_dropped() -> None:
-    frame = charts.worth_frame(WORTH)
+    frame = evidence.worth_frame(WORTH)
     assert frame[["name", "gain", "kept"]].to_numpy().tolist() == [
         ["gamma 0.99 → 0.95", 25.0, "kept"], ["tau 0.99 → 0.95", -1.0, "dropped"],
     ]  # fmt: skip
 
 
 def test_times_keep_their_zone() -> None:
-    at = charts.score_frame(POINTS)["at"].iloc[0]
+    at = agents.score_frame(POINTS)["at"].iloc[0]
     assert pd.Timestamp(at) == pd.Timestamp(datetime(2026, 11, 24, 12, tzinfo=UTC))
 
 
 def test_each_role_has_its_own_gain_oldest_first() -> None:
-    frame = charts.gains_frame(EQUILIBRIA)
+    frame = coordination.gains_frame(EQUILIBRIA)
     assert frame[["episode", "name", "value"]].to_numpy().tolist() == [
         [0, "a", 0.0], [0, "policy", 0.0], [1, "a", 0.0], [1, "policy", 1.0],
     ]  # fmt: skip
 
 
 def test_a_trial_runs_through_its_values_between_the_lowest_and_the_highest_tried() -> None:
-    frame = charts.parallel_frame(TRIALS, ("gamma", "learning_rate"), "dqn")
+    frame = studies.parallel_frame(TRIALS, ("gamma", "learning_rate"), "dqn")
     assert set(frame["name"]) == {"gamma"}  # the other was never varied
     places = dict(zip(frame["trial"], frame["place"], strict=True))
     assert (places[0], places[2]) == (1.0, 0.0)

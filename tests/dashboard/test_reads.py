@@ -85,6 +85,15 @@ def test_a_look_is_as_good_as_the_worst_of_what_it_read(reader: Reader, doors: t
     assert look.origin == "queries"
 
 
+def test_a_refresh_reads_nothing_twice(reader: Reader, doors: tuple[Door, Door]) -> None:
+    look = Look(reader)
+    assert look.agents() == look.agents()
+    assert doors[0].knocks == 1
+    look.history("policy-0")
+    look.history("policy-1")
+    assert doors[0].knocks == 3
+
+
 def test_what_is_away_is_left_alone_for_a_while(
     reader: Reader, doors: tuple[Door, Door], monkeypatch: pytest.MonkeyPatch
 ) -> None:
