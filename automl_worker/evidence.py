@@ -25,6 +25,8 @@ CONFIDENCE: Final = 0.95
 UNUSABLE: Final = 0.25
 """Share of pairs that may be missing: beyond it a candidate never counts as better."""
 PAIRS_FOR_AN_INTERVAL: Final = 2
+LARGEST: Final = 1e100
+"""A normalised score that is larger says nothing, whatever its sign, and its square would not be finite."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def _spent(alpha: float, information: float) -> float:
 
 
 def assess(pairs: Sequence[PairedScore], look: int, *, threshold: float, candidates: int) -> Look:
-    """Look at the pairs that should be there by this look; pairs that are missing or not finite are left out.
+    """Look at the pairs that should be there by this look; pairs that are missing, or larger than a score can be, are left out.
 
     BETTER: significant, and the mean gain reaches `threshold`. NOT_BETTER: the upper bound lies below it (futile), or
     the last look is over and the mean does. INCONCLUSIVE: the last look is over without either, or too many pairs are
@@ -97,7 +99,12 @@ def _p_value(gain: float, error: float, freedom: int) -> float:
 
 
 def _is_usable(pair: PairedScore) -> bool:
-    return math.isfinite(pair.candidate) and math.isfinite(pair.incumbent)
+    return _counts(pair.candidate) and _counts(pair.incumbent)
+
+
+def _counts(score: float) -> bool:
+    """False also of what is not a number."""
+    return abs(score) <= LARGEST
 
 
 def paired(
@@ -107,6 +114,6 @@ def paired(
     found = []
     for seed in seeds:
         one, other = incumbent.get(seed), candidate.get(seed)
-        if one is not None and other is not None and math.isfinite(one) and math.isfinite(other):
+        if one is not None and other is not None and _counts(one) and _counts(other):
             found.append(PairedScore(seed=seed, incumbent=one, candidate=other))
     return tuple(found)

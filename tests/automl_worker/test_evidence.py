@@ -80,8 +80,8 @@ def test_the_reported_gain_is_the_mean_inside_its_interval_and_moves_with_the_sc
     assert other.gain_high - other.gain_low == pytest.approx(one.gain_high - one.gain_low, abs=1e-9)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
-def test_pairs_without_a_finite_score_are_left_out_and_too_few_are_never_better(bad: float | None) -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1.4e251, -1e300, None])
+def test_pairs_without_a_sensible_score_are_left_out_and_too_few_are_never_better(bad: float | None) -> None:
     seeds = list(range(64))
     incumbent: dict[int, float | None] = dict.fromkeys(seeds, 0.0)
     candidate: dict[int, float | None] = {seed: (bad if seed % 2 else 5.0 + 0.01 * seed) for seed in seeds}
@@ -90,3 +90,9 @@ def test_pairs_without_a_finite_score_are_left_out_and_too_few_are_never_better(
     for look in range(1, len(LOOKS) + 1):
         count = sum(pair.seed < LOOKS[look - 1] for pair in usable)
         assert assess(usable[:count], look, threshold=0.03, candidates=1).verdict is not Verdict.BETTER
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=8, max_size=8))
+def test_whatever_was_scored_a_look_answers_with_numbers(scores: list[float]) -> None:
+    found = assess(pairs(scores), 1, threshold=0.03, candidates=1)
+    assert all(map(math.isfinite, (found.gain, found.gain_low, found.gain_high, found.p_value)))
