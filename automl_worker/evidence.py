@@ -55,7 +55,7 @@ def _spent(alpha: float, information: float) -> float:
 
 
 def assess(pairs: Sequence[PairedScore], look: int, *, threshold: float, candidates: int) -> Look:
-    """Look at the pairs that should be there by this look; pairs that are missing, or larger than a score can be, are left out.
+    """Look at the pairs that should be there by now; those that lack a score, or have an impossible one, are left out.
 
     BETTER: significant, and the mean gain reaches `threshold`. NOT_BETTER: the upper bound lies below it (futile), or
     the last look is over and the mean does. INCONCLUSIVE: the last look is over without either, or too many pairs are
