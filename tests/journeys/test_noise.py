@@ -137,6 +137,10 @@ class System:
             return bool(await self.client.query("stats"))
         return False
 
+    async def knows_the_steady_agent(self) -> bool:
+        """The consumers have read that it runs: what they show follows the ledger."""
+        return any(row.agent_id == STEADY for row in await self.client.query("agents"))
+
     def stop(self) -> None:
         """End all."""
         self.do(self._stop())
@@ -159,7 +163,8 @@ class System:
         with pytest.raises(CommandRefused, match="there is no study"):
             await self.client.send(StopStudy(study_id=fresh_id("s")))
         update = fresh_id("u")
-        agent = next(row for row in await self.client.query("agents") if row.agent_id == STEADY)
+        await self.until(self.knows_the_steady_agent)
+        [agent] = [row for row in await self.client.query("agents") if row.agent_id == STEADY]
         rate = 1.1e-3 if agent.values["learning_rate"] != 1.1e-3 else 1.2e-3
         await self.client.send(ProposeUpdate(update_id=update, agents=(STEADY,), values={"learning_rate": rate}))
         await self.client.send(ApproveUpdate(update_id=update))
