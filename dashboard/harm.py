@@ -1,8 +1,9 @@
-"""The smallest harm that the watch of an update would find, were it released now. Pure."""
+"""The smallest harm that the watch of an update would find, were it released now."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
+from typing import Final, Protocol
 
 from tars.dashboard.wording import amount, span
 from tars.schemas.effect import LEAST_PRE, Plan
@@ -10,8 +11,25 @@ from tars.schemas.outlook import Outlook, canary_count, look_ahead
 from tars.schemas.slots import Episode
 from tars.schemas.views import AgentPoint, AgentRow
 
-EPISODES = 60
+EPISODES: Final = 60
 """Of each agent's history: more than a window before a change holds."""
+FLEET: Final = 12
+"""Agents of an update whose histories are read, at each refresh of a page, to say what a watch could find."""
+
+
+class Histories(Protocol):
+    """Where episodes are read: the page's rows, or a client."""
+
+    def history(self, agent_id: str, *, offset: int = 0, limit: int = 100) -> list[AgentPoint]:
+        """Episodes of an agent, newest first."""
+
+
+def foreseen(agents: Sequence[AgentRow], views: Histories, now: datetime, plan: Plan) -> str:
+    """What the watch of an update of these agents would be able to see, in a sentence."""
+    if not agents or len(agents) > FLEET:
+        return "The smallest harm that its watch can find is said when its rollout starts."
+    histories = {agent.agent_id: views.history(agent.agent_id, limit=EPISODES) for agent in agents}
+    return told(estimate(agents, histories, now, plan), len(agents), plan)
 
 
 def estimate(

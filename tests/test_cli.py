@@ -140,6 +140,20 @@ async def _three_studies_and_episodes() -> None:
     await bus.close()
 
 
+def test_of_an_update_that_is_not_released_the_history_says_what_its_watch_could_find(
+    tars: Run, stack: BlockingPortal
+) -> None:
+    stack.call(_three_studies_and_episodes)
+    assert tars("propose", "--agent", AGENT, "--set", "gamma=0.95", "--id", "u1")[0] == 0
+    needs = "known once its agents have reported 15 episodes"
+    while needs not in (told := " ".join(tars("history", "u1")[1].split())):
+        assert "can be watched" in told or "no update" in told or not told  # the view follows the ledger
+    assert tars("reject", "u1")[0] == 0
+    while rows(tars("history", "u1", "--json"))["stage"] != "rejected":
+        pass
+    assert "watch" not in tars("history", "u1")[1]
+
+
 def test_only_an_approval_on_hold_is_released_by_apply(tars: Run, stack: BlockingPortal) -> None:
     assert tars("propose", "--agent", AGENT, "--set", "gamma=0.95", "--id", "u1")[0] == 0
     assert tars("apply", "u1")[0] == 1
@@ -158,6 +172,7 @@ def test_a_dry_run_asks_every_rule_and_sends_nothing(tars: Run, stack: BlockingP
     dry = ("propose", "--agent", AGENT, "--dry-run", "--json")
     assert rows(tars(*dry, "--set", "gamma=0.95")) == {
         "allowed": True, "strictness": "medium", "reasons": [], "changes": {AGENT: {"gamma": [0.99, 0.95]}},
+        "watch": "Nothing of it can be watched: its agents report no episodes.",
     }  # fmt: skip
     code, out, err = tars(*dry, "--agent", "nobody", "--set", "gamma=0.5")
     assert (code, err) == (1, "")

@@ -22,8 +22,6 @@ from tars.schemas.views import AgentRow, UpdateRow
 
 SHOWN: Final = 8
 """Updates drawn at once, the newest first."""
-FLEET: Final = 12
-"""Agents of an update whose histories are read at each refresh, to say what a watch could find."""
 
 
 def page(views: Rows, desk: Desk) -> None:
@@ -49,22 +47,13 @@ def page(views: Rows, desk: Desk) -> None:
         return
     count = f"{counted(len(waiting), 'update')} wait{'s' * (len(waiting) == 1)} for approval"
     st.caption(count + (f"; the newest {SHOWN} are shown" if len(waiting) > SHOWN else "") + ".")
+    plan = Plan(length=session.settings().watch_episodes)
     for row in waiting[:SHOWN]:
         with st.container(border=True, key=f"update-{row.update_id}"):
             _card(row, agents)
-            draw_harm(row, agents, views)
+            concerned = [agents[name] for name in row.agents if name in agents]
+            st.caption(harm.foreseen(concerned, views, datetime.now(UTC), plan))
             _decide(row, desk)
-
-
-def draw_harm(row: UpdateRow, agents: Mapping[str, AgentRow], views: Rows) -> None:
-    """Say what its watch would be able to see."""
-    concerned = [agents[name] for name in row.agents if name in agents]
-    if not concerned or len(concerned) > FLEET:
-        st.caption("The smallest harm that its watch can find is said when its rollout starts.")
-        return
-    plan = Plan(length=session.settings().watch_episodes)
-    histories = {agent.agent_id: views.history(agent.agent_id, limit=harm.EPISODES) for agent in concerned}
-    st.caption(harm.told(harm.estimate(concerned, histories, datetime.now(UTC), plan), len(concerned), plan))
 
 
 def _card(row: UpdateRow, agents: Mapping[str, AgentRow]) -> None:

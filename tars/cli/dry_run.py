@@ -7,9 +7,11 @@ import typer
 
 import tars
 from tars.cli.output import number, out, show_json
+from tars.dashboard.harm import foreseen
 from tars.producers.commands import CommandRefused
 from tars.producers.rehearsal import rehearse, running_agents
 from tars.runtime.settings import load_settings
+from tars.schemas.effect import Plan
 from tars.schemas.hyperparameters import Value
 from tars.schemas.update import ProposeUpdate
 
@@ -19,16 +21,21 @@ def try_out(values: Mapping[str, Value], role: str | None, agents: Sequence[str]
     strictness = load_settings().validation_strictness
     with tars.connect() as bus:
         names = bus.learners(role) if role is not None else tuple(agents)
-        running = running_agents(row for row in bus.agents() if row.agent_id in names)
+        concerned = [row for row in bus.agents() if row.agent_id in names]
+        watch = foreseen(concerned, bus, datetime.now(UTC), Plan(length=load_settings().watch_episodes))
+    running = running_agents(concerned)
     ProposeUpdate(update_id="dry-run", agents=names, values=dict(values))  # raises where no message can hold it
     reasons = rehearse(values, names, running, strictness, datetime.now(UTC))
     changes = {name: {key: [agent.values.get(key), values[key]] for key in values} for name, agent in running.items()}
     if as_json:
-        show_json({"allowed": not reasons, "strictness": strictness, "reasons": reasons, "changes": changes})
+        show_json(
+            {"allowed": not reasons, "strictness": strictness, "reasons": reasons, "changes": changes, "watch": watch}
+        )
         raise typer.Exit(1 if reasons else 0)
     for name, change in changes.items():
         text = ", ".join(f"{key} {number(before)} -> {number(after)}" for key, (before, after) in change.items())
         out.print(f"{name}: {text}", highlight=False, markup=False)
     if reasons:
         raise CommandRefused(*reasons)
+    out.print(watch, highlight=False)
     out.print(f"allowed at strictness {strictness}; nothing was sent")

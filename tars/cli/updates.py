@@ -1,7 +1,8 @@
 """Commands about updates: propose, approve, reject, apply, rollback, and their history."""
 
 import math
-from typing import Annotated, Final, cast, get_args
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Final, cast, get_args
 
 import typer
 from rich.markup import escape
@@ -26,17 +27,24 @@ from tars.cli.output import (
     verdict_text,
 )
 from tars.cli.study_options import Agents, Role
+from tars.dashboard.harm import foreseen
 from tars.dashboard.wording import REVERSIBLE
 from tars.producers.commands import CommandRefused
+from tars.runtime.settings import load_settings
+from tars.schemas.effect import Plan
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
 from tars.schemas.update import What
-from tars.schemas.views import UpdateRow
+from tars.schemas.views import UpdateRow, UpdateStage
 
+if TYPE_CHECKING:
+    from tars.producers.client import Client
+
+UNRELEASED: Final[tuple[UpdateStage, ...]] = ("pending", "approved")
 HELP: Final = "Its id, as `tars updates` shows it."
 Pending = Annotated[str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at("pending"))]
 Unreleased = Annotated[
-    str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at("pending", "approved"))
+    str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at(*UNRELEASED))
 ]
 Held = Annotated[str, typer.Argument(metavar="UPDATE", help=HELP, autocompletion=completion.updates_at("approved"))]
 Released = Annotated[
@@ -216,6 +224,7 @@ def history(
     with tars.connect() as bus:
         row = bus.update(key)
         episodes = [] if row else bus.history(key, offset=offset, limit=limit)
+        watch = _watch(bus, row) if row and row.stage in UNRELEASED and not as_json else None
     if row is None and not episodes and not offset:
         raise CommandRefused(f"there is no update and no agent {key}")
     if row is not None and (limit, offset) != (PAGE, 0):
@@ -226,6 +235,14 @@ def history(
         show_json(row)
     else:
         _show_update(row)
+        if watch:
+            out.print(watch, highlight=False)
+
+
+def _watch(bus: "Client", row: UpdateRow) -> str:
+    """What the watch of an update that is not released yet could find."""
+    agents = [agent for agent in bus.agents() if agent.agent_id in row.agents]
+    return foreseen(agents, bus, datetime.now(UTC), Plan(length=load_settings().watch_episodes))
 
 
 EPISODES = {
