@@ -95,6 +95,16 @@ REFUSED: Final[Mapping[str, Values]] = {
     "seeds without certificates": {"nats.secure.seedsSecret": "tars-seeds"},
 }
 """Mistakes, which must be caught before anything is sent to a cluster."""
+SOME_SERVER: Final[Values] = {
+    "POD_NAME": "nats-0",
+    "NATS_NAME": "n1",
+    "NATS_REGION": "far",
+    "NATS_STORE": '"/var/lib/nats"',
+    "NATS_ROUTES": '["nats://10.0.0.1:6222"]',
+    "NATS_HUB": '["nats://10.0.0.1:7422"]',
+    **dict.fromkeys(("NATS_LISTEN", "NATS_HTTP", "NATS_CLUSTER", "NATS_LEAFNODES", "NATS_LEAF"), '"127.0.0.1:4222"'),
+}
+"""What the configurations of NATS servers leave to variables."""
 
 
 class Missing(Exception):
@@ -126,7 +136,7 @@ def nats_takes(**files: str) -> None:
         Path(folder, "tls.key").symlink_to(certificate.private)
         for name, text in files.items():
             Path(folder, f"{name}.conf").write_text(text.replace("/etc/nats-tls", folder))
-        environment = {"POD_NAME": "nats-0"} | {variable_of(role): key for role, key in keys.items()}
+        environment = dict(SOME_SERVER) | {variable_of(role): key for role, key in keys.items()}
         run("nats-server", "-t", "-c", Path(folder, "nats.conf"), environment=environment)
 
 
@@ -172,6 +182,8 @@ def checks() -> Iterator[Check]:
     nats = {file.stem: file.read_text() for file in (DEPLOY / "nats").glob("*.conf")}
     yield Check("NATS configuration", lambda: nats_takes(nats=nats["server"]))
     yield Check("NATS configuration, secured", lambda: nats_takes(nats=nats["secure"], accounts=nats["accounts"]))
+    for name in ("cluster", "hub", "leaf", "hub-cluster", "leaf-cluster"):
+        yield Check(f"NATS configuration, {name}", lambda n=name: nats_takes(**nats | {"nats": nats[n]}))  # type: ignore[misc]
     yield Check("Dockerfile", lambda: run("hadolint", DEPLOY / "Dockerfile"))
     specification = ("--builtin-schema", "vendor.compose-spec")
     for file in sorted(DEPLOY.glob("compose*.yaml")):

@@ -57,6 +57,8 @@ NOT_STORED: Final[dict[type[Exception], str]] = {
     APIError: "the server would not store it",
 }
 """After these the server does not have the message, and nothing here keeps it to send it later."""
+ELECTION_SECONDS: Final = 10.0
+"""A stream on several servers has no leader for some seconds after that one died: meanwhile nothing is stored."""
 LOOK_SECONDS: Final = 1.0
 """A reply can be lost: the ledger is asked this often."""
 
@@ -185,7 +187,7 @@ class AsyncClient:
 
     async def _publish(self, command: Command | Replay, command_id: str, reply: str) -> None:
         """Store the command; where that was not acknowledged, again under the same id until its deadline."""
-        unknown = False
+        unknown, began = False, asyncio.get_running_loop().time()
         while True:
             try:
                 if isinstance(command, Replay):
@@ -193,10 +195,12 @@ class AsyncClient:
                 else:
                     await self.bus.publish(command, id=command_id, by=self.by, reply=reply)
             except (NatsError, OSError, Transient, TooLarge) as error:
-                if not unknown and (why := _not_stored(error)):
+                why, over = _not_stored(error), seconds_left(command.deadline) <= 0
+                electing = _has_no_leader(error) and asyncio.get_running_loop().time() < began + ELECTION_SECONDS
+                if why and not unknown and (over or not electing):
                     raise NotSent(f"{command.kind} {command.key} was not sent: {why}") from error
-                unknown = True
-                if seconds_left(command.deadline) <= 0:
+                unknown = unknown or not why
+                if over:
                     raise OutcomeUnknown(
                         f"{command.kind} {command.key}: not acknowledged until its deadline; it may have been stored "
                         "before, and is then carried out or refused",
@@ -296,6 +300,11 @@ def _not_stored(error: Exception) -> str | None:
     cause = error.__cause__ if isinstance(error, Transient) else error
     why = next((why for kind, why in NOT_STORED.items() if isinstance(cause, kind)), None)
     return f"{why} ({cause.description})" if why and isinstance(cause, APIError) and cause.description else why
+
+
+def _has_no_leader(error: Exception) -> bool:
+    """The stream has no leader now, or there is no such stream."""
+    return isinstance(error.__cause__ if isinstance(error, Transient) else error, NoStreamResponseError)
 
 
 def _outcome_of(answer: Answer) -> Outcome:

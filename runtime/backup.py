@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
@@ -25,7 +26,7 @@ from tars.runtime.journal import stored_time
 from tars.runtime.provision import provision
 from tars.schemas.backup import ORDER, Manifest, SavedStream
 from tars.schemas.errors import TarsError
-from tars.schemas.streams import DURABLES, STREAMS
+from tars.schemas.streams import DURABLES
 
 MANIFEST: Final = "manifest.json"
 CHUNK: Final = 128 * 1024
@@ -192,9 +193,8 @@ async def _make_room(bus: Bus, streams: Iterable[str]) -> None:
 
 
 def _replicated(saved: SavedStream, replicas: int) -> dict[str, Any]:
-    """The stream's configuration, with as many copies as this cluster keeps."""
-    declared = STREAMS.get(saved.stream)
-    return {**saved.config, "num_replicas": 1 if declared is not None and declared.asynchronous else replicas}
+    """The stream's configuration, with as many copies as this cluster keeps; NATS keeps one of an asynchronous one."""
+    return {**saved.config, "num_replicas": 1 if saved.config.get("persist_mode") == PersistMode.ASYNC else replicas}
 
 
 async def _load(bus: Bus, path: Path, saved: SavedStream, config: Mapping[str, Any], tell: Tell) -> None:

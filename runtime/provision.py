@@ -50,12 +50,11 @@ def stream_settings(stream: Stream, replicas: int) -> dict[str, Any]:
         "deny_delete": stream.append_only,
         "deny_purge": stream.append_only,
         "duplicate_window": DUPLICATE_WINDOW,
-        # The server replicates nothing that it acknowledges before it is on disk, and never lets that be changed.
-        "num_replicas": 1 if stream.asynchronous else replicas,
+        "num_replicas": replicas,
     }
     if stream.allow_atomic:
         settings["allow_atomic"] = True
-    if stream.asynchronous:
+    if stream.asynchronous and replicas == 1:  # the server replicates nothing that it acknowledges so early
         settings["persist_mode"] = PersistMode.ASYNC
     if stream.republish:
         settings["republish"] = RePublish(src=stream.republish[0], dest=stream.republish[1])
@@ -104,7 +103,8 @@ async def differences(jetstream: JetStreamContext, *, ack_wait: float, replicas:
     found = {}
     for name, wanted in _wanted(replicas).items():
         try:
-            drift = _drift((await jetstream.stream_info(name)).config, wanted)
+            have = (await jetstream.stream_info(name)).config
+            drift = _drift(have, _as_made(have, wanted))
         except NotFoundError:
             drift = ["missing"]
         found[name] = ", ".join(drift)
@@ -122,6 +122,13 @@ def _wanted(replicas: int) -> dict[str, dict[str, Any]]:
     """Every stream by name, object stores' too, and its settings."""
     streams = {stream.name: stream_settings(stream, replicas) for stream in STREAMS.values()}
     return streams | {bucket.stream: bucket_settings(bucket, replicas) for bucket in BUCKETS.values()}
+
+
+def _as_made(have: StreamConfig, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The server lets nobody change whether a stream is acknowledged before it is on disk: as it was made, it stays."""
+    if have.persist_mode == PersistMode.ASYNC:
+        return {**wanted, "persist_mode": PersistMode.ASYNC, "num_replicas": 1}
+    return {key: value for key, value in wanted.items() if key != "persist_mode"}
 
 
 def _drift(have: StreamConfig | ConsumerConfig, wanted: Mapping[str, Any]) -> list[str]:
@@ -150,6 +157,7 @@ async def _ensure_stream(jetstream: JetStreamContext, name: str, wanted: Mapping
     except NotFoundError:
         await jetstream.add_stream(StreamConfig(name=name, **wanted))
         return "created"
+    wanted = _as_made(have, wanted)
     drift = _drift(have, wanted)
     if not drift:
         return "unchanged"

@@ -43,7 +43,7 @@ class Stream:
     append_only: bool = False
     """Delete and purge are denied, for ever."""
     asynchronous: bool = False
-    """Acknowledged before it is on disk: for measurements only."""
+    """Acknowledged before it is on disk, where one server has it: for measurements only."""
     republish: tuple[str, str] | None = None
     """(source, destination): sent on as a core message after the store, with its sequence."""
 

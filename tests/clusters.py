@@ -49,22 +49,27 @@ class Deployed:
 
 
 class Cluster:
-    """Three servers of cluster.conf on loopback."""
+    """Servers of one configuration in deploy/nats on loopback, which know each other; more is said to all of them."""
 
-    def __init__(self, folder: Path, size: int = 3) -> None:
+    def __init__(self, folder: Path, size: int = 3, config: str = "cluster", **variables: str) -> None:
         clients, routes, self._http = free_ports(size), free_ports(size), free_ports(size)
+        self.doors = free_ports(size)
+        """Ports for the servers of other regions."""
         self.url = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
         known = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
         self.servers = {
-            f"n{number}": Deployed(
-                DEPLOY / "cluster.conf",
-                folder / f"{number}.log",
-                NATS_NAME=f"n{number}",
+            f"{config}-{number}": Deployed(
+                DEPLOY / f"{config}.conf",
+                folder / f"{config}-{number}.log",
+                NATS_NAME=f"{config}-{number}",
                 NATS_LISTEN=f'"127.0.0.1:{clients[number]}"',
+                NATS_LEAF=f'"127.0.0.1:{clients[number]}"',
                 NATS_HTTP=f'"127.0.0.1:{self._http[number]}"',
                 NATS_CLUSTER=f'"127.0.0.1:{routes[number]}"',
                 NATS_ROUTES=f"[{known}]",
-                NATS_STORE=f'"{folder / str(number)}"',
+                NATS_LEAFNODES=f'"127.0.0.1:{self.doors[number]}"',
+                NATS_STORE=f'"{folder / f"{config}-{number}"}"',
+                **variables,
             )
             for number in range(size)
         }

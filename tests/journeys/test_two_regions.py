@@ -1,20 +1,20 @@
-"""Two regions: a sync worker beside the hub, agents beside a leaf server, and the link between them cut and healed."""
+"""Two regions: a sync worker at the hub, agents at leaf servers, and the links between them cut and healed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from accounting import account
-from clusters import DEPLOY, Deployed, Link, free_ports
+from clusters import Cluster, Link
 from herd import Herd
 from light_agents import serve
 from tars.producers.async_client import AsyncClient
 from tars.producers.commands import CommandRefused
 from tars.runtime.bus import Bus, connect_bus
-from tars.runtime.provision import provision
+from tars.runtime.provision import provision_in_time
 from tars.schemas.agent import ConfigureAgent
 from tars.schemas.errors import Conflict
 from tars.schemas.message import By, Event
@@ -28,11 +28,19 @@ RATE = 1.1e-3
 
 
 class Regions:
-    """The hub and its client, the leaf, and the link."""
+    """The hub and its client, the leaf, and the links between their servers."""
 
-    def __init__(self, bus: Bus, link: Link) -> None:
-        self.bus, self.link = bus, link
+    def __init__(self, bus: Bus, hub: Cluster, leaf: Cluster, links: Sequence[Link]) -> None:
+        self.bus, self.hub, self.leaf, self._links = bus, hub, leaf, links
         self.client = AsyncClient(bus, By(principal="ada"))
+
+    def cut(self) -> None:
+        for link in self._links:
+            link.cut()
+
+    def heal(self) -> None:
+        for link in self._links:
+            link.heal()
 
     async def propose(self, update: str, agent: str, rate: float) -> None:
         await self.client.send(ProposeUpdate(update_id=update, agents=(agent,), values={"learning_rate": rate}))
@@ -49,37 +57,44 @@ class Regions:
         async with asyncio.timeout(120):
             return [event.kind async for event in self.client.follow("update", update, is_end)][-1].split(".")[1]
 
+    async def unfinished(self) -> list[str]:
+        """Once every agent runs what it was told last: nothing happened twice or was lost, and these updates wait."""
+        async with asyncio.timeout(90):
+            while (found := await account(self.bus, [], {})).behind:
+                await asyncio.sleep(0.2)
+        assert (found.doubled_events, found.illegal) == ([], [])
+        assert max(found.configurations.values()) == max(found.reloads.values()) == 1
+        return found.unfinished
 
-@pytest.fixture
-async def regions(tmp_path: Path) -> AsyncIterator[Regions]:
-    [port, door, near] = free_ports(3)
-    hub = Deployed(
-        DEPLOY / "hub.conf", tmp_path / "hub.log", NATS_LISTEN=f'"127.0.0.1:{port}"', NATS_HTTP='"127.0.0.1:-1"',
-        NATS_STORE=f'"{tmp_path / "js"}"', NATS_LEAFNODES=f'"127.0.0.1:{door}"',
-    )  # fmt: skip
-    link = Link(door)
-    through = f'"nats://127.0.0.1:{await link.listen()}"'
-    leaf = Deployed(DEPLOY / "leaf.conf", tmp_path / "leaf.log", NATS_LEAF=f'"127.0.0.1:{near}"', NATS_HUB=through)
-    bus = await connect_bus(f"nats://127.0.0.1:{port}", "test", patience=20)
-    await provision(bus.jetstream, ack_wait=ACK_WAIT)
+
+@pytest.fixture(params=[1, 3], ids=["a server each", "three servers each"])
+async def regions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Regions]:
+    size: int = request.param
+    form = "-cluster" if size > 1 else ""
+    hub = Cluster(tmp_path, size, f"hub{form}")
+    links = [Link(door) for door in hub.doors]
+    ways = ", ".join([f'"nats://127.0.0.1:{await link.listen()}"' for link in links])
+    leaf = Cluster(tmp_path, size, f"leaf{form}", NATS_REGION="far", NATS_HUB=f"[{ways}]")
+    bus = await connect_bus(hub.url, "test", patience=20)
+    await provision_in_time(bus.jetstream, 60, ack_wait=ACK_WAIT, replicas=size)
     environment = {"USE_REDIS": "false", "ACK_WAIT_SECONDS": str(ACK_WAIT), "RATE_LIMIT_PER_MINUTE": "0"}
-    far = environment | {"NATS_URL": f"nats://127.0.0.1:{near}"}
-    here = Herd(environment | {"NATS_URL": f"nats://127.0.0.1:{port}"}, tmp_path / "here.log", 0)
-    there = Herd(far, tmp_path / "there.log", 0, {"agents": partial(serve, *AGENTS)})
+    here = Herd(environment | {"NATS_URL": hub.url}, tmp_path / "here.log", 0)
+    there = Herd(environment | {"NATS_URL": leaf.url}, tmp_path / "there.log", 0, {"agents": partial(serve, *AGENTS)})
     try:
         await here.start("sync")
         await there.start("agents")
         async with asyncio.timeout(60):
             while None in [await bus.last("EVENTS", f"tars.event.agent.started.v1.{agent}") for agent in AGENTS]:
                 await asyncio.sleep(0.1)
-        yield Regions(bus, link)
+        yield Regions(bus, hub, leaf, links)
     finally:
         await here.stop()
         await there.stop()
         await bus.close()
-        await link.close()
-        leaf.kill()
-        hub.kill()
+        for link in links:
+            await link.close()
+        leaf.stop()
+        hub.stop()
 
 
 async def test_a_cut_link_loses_nothing_and_what_is_stale_by_then_is_refused(regions: Regions) -> None:
@@ -89,23 +104,35 @@ async def test_a_cut_link_loses_nothing_and_what_is_stale_by_then_is_refused(reg
     await regions.propose("waits", "a0", RATE * 1.1)
     await regions.propose("meanwhile", "a0", RATE * 1.2)
 
-    regions.link.cut()
+    regions.cut()
     await regions.approve("meanwhile")
     await asyncio.sleep(3)  # its configuration is stored, and nobody there hears it
-    regions.link.heal()
+    regions.heal()
     assert await regions.end_of("meanwhile") in {"confirmed", "rolled-back"}
 
-    async with asyncio.timeout(90):
-        while (found := await account(regions.bus, [], {})).behind:
-            await asyncio.sleep(0.2)
-    assert (found.doubled_events, found.illegal, found.unfinished) == ([], [], ["waits"])
-    assert max(found.configurations.values()) == max(found.reloads.values()) == 1
+    assert await regions.unfinished() == ["waits"]
     with pytest.raises(CommandRefused, match="has moved on"):
         await regions.approve("waits")
     await is_refused_when_stale(regions.bus, "a0")
     await regions.propose("after", "a0", RATE * 0.9)
     await regions.approve("after")
     assert await regions.end_of("after") == "confirmed"
+
+
+@pytest.mark.parametrize("regions", [3], indirect=True)
+async def test_each_region_may_lose_a_server(regions: Regions) -> None:
+    """Whichever it is: the others have the streams, and the ways to the other region."""
+    for number in range(3):
+        lost = [[*region.servers.values()][number] for region in (regions.hub, regions.leaf)]
+        for server in lost:
+            server.kill()
+        await regions.propose(f"u{number}", "a0", RATE * (1 + number / 10))
+        await regions.approve(f"u{number}")
+        assert await regions.end_of(f"u{number}") == "confirmed"
+        for server in lost:
+            server.start()
+        await asyncio.to_thread(regions.hub.wait_until_healthy)
+    assert await regions.unfinished() == []
 
 
 async def is_refused_when_stale(bus: Bus, agent: str) -> None:

@@ -5,17 +5,20 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from examples import EXAMPLES
+from tars.producers import async_client
 from tars.producers.agent_reports import KEPT, Reporter
 from tars.producers.async_client import AsyncClient
 from tars.producers.client import connect
 from tars.producers.commands import CommandRefused, NotSent, OutcomeUnknown
 from tars.runtime import bus as bus_module
 from tars.runtime.bus import Bus
+from tars.runtime.provision import provision
 from tars.runtime.servers import Server, start_nats
 from tars.schemas.message import Answer
 from tars.schemas.update import ApproveUpdate, UpdateConfirmed
@@ -47,10 +50,23 @@ def again(server: Server, folder: Path) -> Server:
     return start_nats(folder / "nats", port=int(server.url.rpartition(":")[2]))
 
 
-async def test_without_a_stream_a_command_is_not_sent_and_it_says_what_to_run(nats_server: Server) -> None:
+async def test_without_a_stream_a_command_is_not_sent_and_it_says_what_to_run(
+    nats_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_client, "ELECTION_SECONDS", 0.5)
     async with AsyncClient.connect(nats_server.url) as client:
         with pytest.raises(NotSent, match="tars provision"):
             await client.send(APPROVE)
+
+
+async def test_a_command_waits_for_a_stream_that_has_no_leader_for_a_while(client: AsyncClient, bus: Bus) -> None:
+    """As long as one is chosen, a stream of several servers answers as one that there is not."""
+    await bus.jetstream.delete_stream("COMMANDS")
+    sending = asyncio.create_task(client.send(APPROVE))
+    await asyncio.sleep(1)
+    await provision(bus.jetstream, ack_wait=2.0)
+    await until(partial(stored, bus))
+    sending.cancel()
 
 
 async def test_while_nats_is_away_a_command_is_not_sent_and_not_sent_later_either(

@@ -11,9 +11,10 @@ from nats.errors import Error as NatsError
 from clusters import Cluster
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
-from tars.runtime.provision import CannotProvision, provision_in_time
+from tars.runtime.provision import CannotProvision, differences, provision_in_time
 from tars.runtime.servers import Server
 from tars.schemas.errors import Transient
+from tars.schemas.streams import STREAMS
 from tars.schemas.update import UpdateEvent, UpdateResumed
 
 pytestmark = pytest.mark.anyio
@@ -111,6 +112,26 @@ async def test_nothing_acknowledged_is_lost_when_all_are_restarted_one_after_the
     stored = await load.stored()
     assert set(load.acknowledged) <= set(stored)
     assert max(stored.values()) == 1
+
+
+@pytest.mark.slow
+async def test_every_stream_lies_on_every_server_and_reports_too(bus_of_three: Bus) -> None:
+    """Otherwise proposals and rollouts, which ask how agents do, wait for the one server that has them."""
+    replicas = {name: (await bus_of_three.stream(name)).config.num_replicas for name in STREAMS}
+    assert replicas == dict.fromkeys(STREAMS, 3)
+    assert not await differences(bus_of_three.jetstream, ack_wait=2.0, replicas=3)
+
+
+@pytest.mark.slow
+async def test_reports_that_are_acknowledged_early_stay_where_they_were_made(cluster: Cluster) -> None:
+    """NATS lets that be changed of no stream: a server that became one of three goes on with what it has."""
+    bus = await connect_bus(cluster.url, "test", patience=20)
+    await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=1)
+    done = await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=3)
+    assert [(name, done[name]) for name in ("EVENTS", "REPORTS")] == [("EVENTS", "changed"), ("REPORTS", "unchanged")]
+    assert (await bus.stream("REPORTS")).config.num_replicas == 1
+    assert not await differences(bus.jetstream, ack_wait=2.0, replicas=3)
+    await bus.close()
 
 
 async def test_servers_that_never_agree_are_named_with_their_reason(nats_server: Server) -> None:
