@@ -223,13 +223,13 @@ def table(loads: Sequence[Load]) -> Table:
 
 def draw(loads: Sequence[Load], path: Path) -> None:
     """Processor of each process, and the age of the views, over the size of the fleet."""
-    picture = Picture(figsize=(9, 3.4), layout="constrained")
+    picture = Picture(figsize=(10, 3.4), layout="constrained")
     left, right = picture.subplots(1, 2)
     sizes = [load.agents for load in loads]
     for name in loads[0].percent:
         left.plot(sizes, [load.percent[name] for load in loads], marker="o", label=name)
     left.set(xscale="log", yscale="log", xlabel="agents", ylabel="% of a core", title="processor")
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for share in (0.5, 0.95):
         ages = [percentile(load.ages, share) if load.ages else math.nan for load in loads]
         right.plot(sizes, ages, marker="o", label=f"p{100 * share:.0f}")

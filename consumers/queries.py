@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tars.runtime import metrics
 from tars.runtime.bus import Bus
 from tars.runtime.view_store import Views
+from tars.schemas.errors import complaints
 from tars.schemas.message import Frozen
 from tars.schemas.queries import QUERIES, WITH_ID, Ask, Reply
 
@@ -47,7 +48,7 @@ def answer(views: Views, subject: str, body: bytes) -> Reply:
     try:
         ask = Ask.model_validate_json(body or b"{}")
     except ValidationError as error:
-        return Reply(error="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+        return Reply(error="; ".join(complaints(error)))
     if name in WITH_ID and not ask.id:
         return Reply(error=f"the query {name} needs an id")
     try:

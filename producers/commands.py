@@ -13,7 +13,7 @@ from typing import Final, TypedDict, TypeVar
 from pydantic import ValidationError
 
 from tars.runtime.settings import Settings
-from tars.schemas.errors import TarsError
+from tars.schemas.errors import TarsError, complaints
 from tars.schemas.evidence import Objective, Start
 from tars.schemas.hyperparameters import Value
 from tars.schemas.message import By, Command
@@ -90,8 +90,7 @@ def well_formed() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        told = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
-        raise CommandRefused(*told) from error
+        raise CommandRefused(*complaints(error)) from error
 
 
 def sender(settings: Settings) -> By:

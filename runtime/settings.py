@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tars.schemas.bounds import Strictness
-from tars.schemas.errors import TarsError
+from tars.schemas.errors import PREFIX, TarsError
 from tars.schemas.update import ApprovalMode
 
 
@@ -151,6 +151,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         wrong = (
-            f"{'.'.join(map(str, e['loc'])).upper()}={e['input']!r} is not allowed: {e['msg']}" for e in error.errors()
+            f"{'.'.join(map(str, e['loc'])).upper()}={e['input']!r} is not allowed: {e['msg'].removeprefix(PREFIX)}"
+            for e in error.errors()
         )
         raise BadSetting("; ".join(wrong)) from error

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from tars.runtime.settings import Settings
-from tars.schemas.errors import TarsError
+from tars.schemas.errors import TarsError, complaints
 from tars.schemas.message import Login, Principal, Role, Signed
 from tars.schemas.trust import Trust, TrustedKey, key_id
 
@@ -136,8 +136,7 @@ def read_trust(path: Path) -> Trust:
     except OSError as error:
         raise BadTrust(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise BadTrust(f"{path}: {wrong}") from error
+        raise BadTrust(f"{path}: {'; '.join(complaints(error)[:5])}") from error
     except ValueError as error:
         raise BadTrust(f"{path} is no TOML: {error}") from error
 

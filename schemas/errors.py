@@ -8,6 +8,13 @@ TarsError
   Refused     no error of the system: answered with its reasons and acknowledged
 """
 
+from typing import Final
+
+from pydantic import ValidationError
+
+PREFIX: Final = "Value error, "
+"""Pydantic writes it before what a validator says."""
+
 
 class TarsError(Exception):
     """Anything TARS raises on purpose."""
@@ -63,3 +70,11 @@ class Refused(TarsError):
         super().__init__("; ".join(reasons))
         self.reasons = reasons
         self.retry_after = retry_after
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """What is wrong with each field, as `field: what`; with a message as a whole, `what`."""
+    return [
+        f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix(PREFIX)}".removeprefix(": ")
+        for one in error.errors()
+    ]

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 from pydantic import ValidationError
 
 from tars.schemas.agent import AgentCommand, AgentEvent, AgentReport
-from tars.schemas.errors import Malformed, NewerVersion, UnknownKind
+from tars.schemas.errors import Malformed, NewerVersion, UnknownKind, complaints
 from tars.schemas.game import GameReported
 from tars.schemas.message import Message
 from tars.schemas.session import SessionReported
@@ -272,8 +272,7 @@ def decode(subject: str, body: bytes) -> Message:
     try:
         message = model.model_validate_json(body)
     except ValidationError as error:
-        why = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
-        raise Malformed(f"{kind}: {why}") from error
+        raise Malformed(f"{kind}: {'; '.join(complaints(error)[:5])}") from error
     if message.key != key:
         raise Malformed(f"{kind}: the body is about {message.key}, its subject about {key}")
     return _newest(message)

@@ -18,7 +18,7 @@ from tars.cli.overview import watch
 from tars.cli.pipeline import dead, pipeline
 from tars.cli.studies import study
 from tars.runtime.settings import BadSetting
-from tars.schemas.errors import TarsError
+from tars.schemas.errors import PREFIX, TarsError, complaints
 
 MISCONFIGURED: Final = 2
 """Exit code for a wrong setting or a wrong command line: a supervisor need not start it again."""
@@ -70,7 +70,7 @@ def main() -> None:
             raise
         _end(ours.exceptions[0], 1)
     except ValidationError as error:  # what was typed fits into no message
-        _end("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors()), 1)
+        _end("; ".join(complaints(error)), 1)
     except typer.Abort:
         _end("aborted", 1)
     except KeyboardInterrupt:
@@ -78,7 +78,9 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _end(error.format_message(), MISCONFIGURED)  # a usage error; typer has no public name for all of them
+        _end(
+            error.format_message().replace(PREFIX, ""), MISCONFIGURED
+        )  # a usage error; typer has no public name for all of them
     sys.exit(code if isinstance(code, int) else 0)
 
 

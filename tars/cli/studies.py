@@ -70,8 +70,7 @@ def start(
         if not wait:
             show_json({"study_id": handle.study_id}) if as_json else out.print(f"{handle.study_id}: started")
             return
-        finished = follow(bus, handle.study_id)
-    _show_result(finished, as_json=as_json)
+        _show_result(bus, follow(bus, handle.study_id), as_json=as_json)
 
 
 @study.command()
@@ -84,12 +83,15 @@ def watch(
 ) -> None:
     """Follow a study to its result, from any terminal, at any time; Ctrl-C leaves it running."""
     with tars.connect() as bus:
-        finished = follow(bus, study_id, as_json=as_json)
-    _show_result(finished, as_json=as_json)
+        _show_result(bus, follow(bus, study_id, as_json=as_json), as_json=as_json)
 
 
-def _show_result(finished: StudyFinished, *, as_json: bool) -> None:
+def _show_result(bus: "Client", finished: StudyFinished, *, as_json: bool) -> None:
+    """Raises CommandRefused where no trial could be weighed: what the last of those that failed said is why."""
     show_json(finished) if as_json else show_finished(finished)
+    if finished.evidence is None:
+        errors = [trial.error for trial in bus.trials(finished.study_id) if trial.error]
+        raise CommandRefused(": ".join((f"{finished.study_id}: no champion could be weighed", *errors[-1:])))
 
 
 @study.command()

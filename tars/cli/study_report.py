@@ -24,11 +24,9 @@ def show_finished(finished: StudyFinished) -> None:
     """A study's result, right after it."""
     counts = f"{finished.completed} trials completed, {finished.pruned} pruned, {finished.failed} failed"
     out.print(f"{finished.study_id}: {counts}", highlight=False, markup=False)
-    if finished.evidence is None or finished.champion is None:
-        out.print("no champion could be weighed")
-        return
-    _show_found(finished.evidence, finished.weighed)
-    show_front(finished.front, finished.evidence.incumbent)
+    if finished.evidence is not None:
+        _show_found(finished.evidence, finished.weighed)
+        show_front(finished.front, finished.evidence.incumbent)
 
 
 def show_row(row: StudyRow, trials: Sequence[TrialRow]) -> None:

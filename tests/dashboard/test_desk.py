@@ -134,7 +134,7 @@ def test_a_mistake_of_ours_is_not_taken_for_an_answer(
 def test_what_fits_into_no_message_is_refused_with_every_reason(desk: Desk, worker: Worker) -> None:
     desk.start_study("s-1", role="policy", algorithm="dqn", trials=1)
     desk.propose("u-1", agents=(), values={})
-    assert "s-1: start was refused: Value error, name exactly one of role" in desk.news()[1].text
+    assert "s-1: start was refused: name exactly one of role" in desk.news()[1].text
     assert "agents: Tuple should have at least 1 item" in desk.news()[0].text
     assert "values: Dictionary should have at least 1 item" in desk.news()[0].text
     assert worker.heard == []
