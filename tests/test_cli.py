@@ -29,7 +29,8 @@ from tars.runtime.settings import Settings
 from tars.schemas.errors import Poison
 from tars.schemas.message import Message
 from tars.schemas.streams import BUCKETS, DURABLES, STREAMS
-from tars.schemas.study import StartStudy, StudyStopped
+from tars.schemas.study import StartStudy, StudyFinished, StudyStopped
+from tars.schemas.trial import TrialFailed
 from tars.schemas.update import ProposeUpdate
 from tars.sync_worker.app import worker as sync
 
@@ -309,6 +310,22 @@ def test_a_finished_study_is_watched_shown_and_listed(
     _, _, line = tars("study", "list")[1].splitlines()
     best = f"{found['study']['best_score']:.3f}"
     assert line.split()[:7] == ["s2", "finished", "a", "4/4", best, "BETTER", "+0.200"]
+
+
+def test_a_study_of_which_every_trial_failed_has_no_result_and_says_why(
+    tars: Run, stack: BlockingPortal, nats_server: Server
+) -> None:
+    started = EXAMPLES["study.started.v1"].model_copy(update={"study_id": "s3"})
+    trial = EXAMPLES["trial.run.v1"].model_copy(update={"study_id": "s3", "number": 0})
+    failed = TrialFailed(
+        study_id="s3", number=0, error="ValueError: NoSuch-v9: there is no such environment", holder="t-1"
+    )
+    finished = StudyFinished(study_id="s3", completed=0, failed=1, champion=None, evidence=None)
+    publish(stack, nats_server.url, started, trial, failed, finished, cause="failing")
+    seen_study(tars, "s3", "finished")
+    code, out, err = tars("study", "watch", "s3")
+    assert (code, out) == (1, "s3: 0 trials completed, 0 pruned, 1 failed\n")
+    assert err == f"tars: s3: no champion could be weighed: {failed.error}\n"
 
 
 def test_a_study_is_followed_from_outside_by_a_line_at_each_change(stack: BlockingPortal, nats_server: Server) -> None:
