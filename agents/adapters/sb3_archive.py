@@ -34,7 +34,9 @@ def archive_facts(path: Path) -> Facts:
             if archive.getinfo("data").file_size > LARGEST:
                 raise NoModel(f"{path}: its description unpacks to more than {LARGEST >> 20} MiB")
             data = json.loads(archive.read("data"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except OSError as error:
+        raise NoModel(f"{path} cannot be read: {error.strerror}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise NoModel(f"{path} is no model that Stable-Baselines3 saved: {type(error).__name__}: {error}") from error
     if not isinstance(data, dict):
         raise NoModel(f"{path}: its description is no table of attributes")
