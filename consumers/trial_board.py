@@ -59,6 +59,7 @@ def study_row(event: StudyEvent, before: StudyRow | None, at: datetime) -> Study
 def _result(event: StudyFinished, before: StudyRow) -> dict[str, Any]:
     return {
         "stage": "finished",
+        "error": None if event.evidence else "no champion could be weighed: its trials say why",
         "champion": event.champion,
         "evidence": event.evidence,
         "weighed": event.weighed[:MOST_CANDIDATES],

@@ -309,7 +309,7 @@ def test_a_finished_study_is_watched_shown_and_listed(
     monkeypatch.setenv("COLUMNS", "140")
     _, _, line = tars("study", "list")[1].splitlines()
     best = f"{found['study']['best_score']:.3f}"
-    assert line.split()[:7] == ["s2", "finished", "a", "4/4", best, "BETTER", "+0.200"]
+    assert line.split()[:8] == ["s2", "finished", "a", "4/4", best, "BETTER", "+20.0", "pp"]
 
 
 def test_a_study_of_which_every_trial_failed_has_no_result_and_says_why(
@@ -322,7 +322,8 @@ def test_a_study_of_which_every_trial_failed_has_no_result_and_says_why(
     )
     finished = StudyFinished(study_id="s3", completed=0, failed=1, champion=None, evidence=None)
     publish(stack, nats_server.url, started, trial, failed, finished, cause="failing")
-    seen_study(tars, "s3", "finished")
+    assert seen_study(tars, "s3", "finished")["study"]["error"] == "no champion could be weighed: its trials say why"
+    assert "no result" in tars("study", "list")[1]
     code, out, err = tars("study", "watch", "s3")
     assert (code, out) == (1, "s3: 0 trials completed, 0 pruned, 1 failed\n")
     assert err == f"tars: s3: no champion could be weighed: {failed.error}\n"

@@ -8,7 +8,7 @@ import typer
 import tars
 from tars.cli import completion
 from tars.cli import study_options as options
-from tars.cli.output import PAGE, AsJson, Limit, Offset, clock, number, out, show_json, show_page
+from tars.cli.output import PAGE, AsJson, Limit, Offset, clock, number, out, show_json, show_page, verdict_text
 from tars.cli.processes import MissingExtra
 from tars.cli.study_report import show_finished, show_row
 from tars.cli.watching import watch as follow
@@ -115,11 +115,17 @@ def list_studies(*, limit: Limit = PAGE, offset: Offset = 0, as_json: AsJson = F
         "for": _target,
         "trials": lambda r: f"{r.completed + r.pruned + r.failed}/{r.trials}" if r.trials else "fork",
         "best": lambda r: number(r.best_score and round(r.best_score, 3)),
-        "evidence": lambda r: f"{r.evidence.verdict} {r.evidence.gain:+.3f}" if r.evidence else "-",
+        "evidence": _evidence,
         "started": lambda r: clock(r.started_at),
         "by": lambda r: r.by,
     }
     show_page("studies", rows, columns, limit=limit, offset=offset, as_json=as_json)
+
+
+def _evidence(row: StudyRow) -> str:
+    if row.evidence is None:
+        return "no result" if row.stage == "finished" else "-"
+    return verdict_text(row.evidence)
 
 
 def _target(row: StudyRow) -> str:
