@@ -80,17 +80,21 @@ def _change(event: UpdateEvent, before: UpdateRow) -> Change:  # noqa: C901, PLR
         case UpdateResumed():
             return f"rollout in the hands of {event.holder}", {}
         case UpdateStarted():
-            change = {"smallest_harm": event.smallest_harm, "normalised": event.normalised}
-            return _started(event), {**change, "stage": "reloading"}
+            return _started(event), {
+                "stage": "reloading", "smallest_harm": event.smallest_harm, "normalised": event.normalised,
+                "canary": event.canary, "watch_seconds": event.slot_seconds and event.slot_seconds * event.slots,
+            }  # fmt: skip
         case UpdateReloaded():
             slowest = max((back.milliseconds for back in event.read_backs), default=0.0)
             text = f"{event.stage}: read back from {_agents(event.read_backs)}, the slowest after {slowest:.1f} ms"
-            return text, {"stage": "reloaded", "read_backs": merged(before.read_backs, event.read_backs)}
+            read_backs = merged(before.read_backs, event.read_backs)
+            return text, {"stage": "reloaded", "read_backs": read_backs, "watching": event.stage}
         case UpdateJudged():
-            return f"{event.stage}: {event.reason}", {"judgements": (*before.judgements, judgement(event))}
+            change = {"judgements": (*before.judgements, judgement(event)), "watching": None}
+            return f"{event.stage}: {event.reason}", change
         case UpdateConfirmed():
             told = event.reason or "every agent runs the new values"
-            return f"confirmed: {told}", {"stage": "confirmed"}
+            return f"confirmed: {told}", {"stage": "confirmed", "watching": None}
         case UpdateRollBackRequested():
             change = {"stage": "rolling back", "reasons": _some(event.reason), "takes_back": event.what}
             what = f" ({TAKEN_BACK[event.what]})" if event.what else ""

@@ -114,6 +114,12 @@ class UpdateRow(Frozen):
     """Effects and harms are of scores, so percentage points; else of returns."""
     takes_back: What | None = None
     """What a roll back of it takes back, as soon as one was asked for."""
+    canary: tuple[str, ...] = ()
+    """Agents that switch first."""
+    watch_seconds: float | None = None
+    """How long a stage is watched at most; None: its rollout has not begun, or nothing of it can be watched."""
+    watching: RolloutStage | None = None
+    """The stage whose agents were reloaded last, and are not judged yet."""
     judgements: tuple[Judged, ...] = ()
     history: tuple[AuditEntry, ...] = ()
 

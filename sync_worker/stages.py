@@ -73,7 +73,7 @@ def _drawn(lot: str, agents: Iterable[str], count: int) -> tuple[str, ...]:
     return tuple(sorted(sorted(agents, key=lambda name: hashlib.sha256(f"{lot}/{name}".encode()).digest())[:count]))
 
 
-def next_step(events: Iterable[UpdateEvent], gone: Collection[str]) -> Step:  # noqa: PLR0911 - one for each place  # noqa: PLR0911 - one for each place
+def next_step(events: Iterable[UpdateEvent], gone: Collection[str]) -> Step:  # noqa: PLR0911 - one for each place
     """What to do after these events. gone: agents that finished meanwhile; they are left out."""
     story = [event for event in events if isinstance(event, UpdateStarted | UpdateReloaded | UpdateJudged)]
     started = next(event for event in story if isinstance(event, UpdateStarted))

@@ -14,6 +14,7 @@ from tars.dashboard.desk import Desk
 from tars.dashboard.differences import groups
 from tars.dashboard.panels import aligned, draw_evidence, draw_group, draw_judgements, draw_read_backs
 from tars.dashboard.reads import Rows
+from tars.dashboard.steps import badges, steps
 from tars.dashboard.wording import REVERSIBLE, STAGE_COLOURS, ago, effect, listed, points, summary
 from tars.schemas.update import What
 from tars.schemas.views import UpdateRow
@@ -113,6 +114,7 @@ def _audit(row: UpdateRow, views: Rows, desk: Desk) -> None:
     approved = f" · approved by {row.approved_by}{mode}" if row.approved_by else ""
     study = f" · study {row.study_id}" if row.study_id else ""
     st.caption(f"proposed {ago(row.proposed_at, now)} by {row.proposed_by}{approved}{study}")
+    st.markdown(badges(steps(row, now)))
     for reason in row.reasons:
         st.markdown(f"> {reason}")
     if row.stage in REVERSIBLE:

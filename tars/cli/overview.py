@@ -15,6 +15,7 @@ from rich.text import Text
 
 import tars
 from tars.cli.output import clock, number, out, show_json, shown_live, titled, verdict_text
+from tars.dashboard.steps import steps
 from tars.dashboard.wording import ago, condition, summary, version
 from tars.schemas.message import Frozen
 from tars.schemas.views import AgentRow, StudyRow, UpdateRow, UpdateStage
@@ -177,8 +178,9 @@ def picture(now: Overview) -> RenderableType:
         _table("waiting for approval", ("update", "agents", "values", "waits since"), [
             (row.update_id, ", ".join(row.agents), summary(row), ago(row.proposed_at, now.at)) for row in now.pending
         ], "nothing waits for approval"),
-        _table("rollouts", ("update", "stage", "last", ""), [
-            (row.update_id, row.stage, row.history[-1].text if row.history else "", ago(row.changed_at, now.at))
+        _table("rollouts", ("update", "stage", "step", "last", ""), [
+            (row.update_id, row.stage, _step(row, now.at), row.history[-1].text if row.history else "",
+             ago(row.changed_at, now.at))
             for row in now.rollouts
         ], "no rollout in progress"),
         _table("studies", ("study", "for", "progress", "since"), [
@@ -192,6 +194,11 @@ def picture(now: Overview) -> RenderableType:
         ], "no agents: `tars run agents`, or attach() one"),
         Text(f"{clock(now.at)}, Ctrl-C ends", style="dim"),
     )  # fmt: skip
+
+
+def _step(row: UpdateRow, now: datetime) -> str:
+    """What goes on."""
+    return next((str(step) for step in steps(row, now) if step.state == "now"), "")
 
 
 def _coloured(row: AgentRow, now: datetime) -> str:

@@ -28,6 +28,7 @@ from tars.cli.output import (
 )
 from tars.cli.study_options import Agents, Role
 from tars.dashboard.harm import foreseen
+from tars.dashboard.steps import steps
 from tars.dashboard.wording import REVERSIBLE
 from tars.producers.commands import CommandRefused
 from tars.runtime.settings import load_settings
@@ -255,6 +256,7 @@ EPISODES = {
 
 def _show_update(row: UpdateRow) -> None:
     out.print(f"[bold]{escape(row.update_id)}[/] {row.stage}: {escape(values_text(row.values))}")
+    out.print("  ".join(map(str, steps(row, datetime.now(UTC)))), highlight=False, markup=False)
     if row.evidence:
         e = row.evidence
         out.print(f"evidence {e.verdict}: {gain_text(e)}; p {e.p_value:.2g}")
