@@ -7,6 +7,7 @@ from typing import Any, Final, assert_never
 from tars.schemas.counting import counted
 from tars.schemas.message import By
 from tars.schemas.update import (
+    ROLLOUT,
     ReadBack,
     UpdateApproved,
     UpdateCommandRefused,
@@ -44,7 +45,9 @@ def row(event: UpdateEvent, before: UpdateRow | None, at: datetime, trace_id: st
             agents=(), values=event.values,
         )  # fmt: skip
     text, change = _change(event, before)
-    entry = AuditEntry(at=at, kind=event.kind, by=str(by) if by else None, text=text, trace_id=trace_id)
+    entry = AuditEntry(
+        at=at, kind=event.kind, by=None if by in {None, ROLLOUT} else str(by), text=text, trace_id=trace_id
+    )
     return before.model_copy(update={**change, "changed_at": at, "history": (*before.history, entry)})
 
 

@@ -17,6 +17,8 @@ ApprovalMode = Literal["manual", "autonomous_threshold", "autonomous_all"]
 What = Literal["values", "all"]
 """What goes back: the values alone, or parameters, optimisers and counters too."""
 RolloutStage = Literal["canary", "half", "rest"]
+ROLLOUT: Final = By(principal="rollout")
+"""TARS itself, where it takes an update back that went wrong."""
 """Agents of a rollout that switch together: a few, then half where the few said too little, then all."""
 
 

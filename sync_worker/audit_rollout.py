@@ -11,6 +11,7 @@ from tars.schemas.audit import Case, NotCheckable, Told
 from tars.schemas.counting import counted
 from tars.schemas.hyperparameters import all_same
 from tars.schemas.update import (
+    ROLLOUT,
     ReadBack,
     UpdateConfirmed,
     UpdateEvent,
@@ -23,7 +24,7 @@ from tars.schemas.update import (
 from tars.sync_worker.audit import agents_at
 from tars.sync_worker.lifecycle import replay
 from tars.sync_worker.reload import is_ours, read_back_of, rollback_command, update_command
-from tars.sync_worker.stages import ROLLOUT, Conclude, Observe, Switch, canaries, next_step
+from tars.sync_worker.stages import Conclude, Observe, Switch, canaries, next_step
 
 WATCHED: Final = (UpdateReloaded, UpdateJudged, UpdateConfirmed, UpdateRollBackRequested)
 

@@ -24,6 +24,7 @@ from tars.schemas.running import RunningAgent
 from tars.schemas.slots import Slot
 from tars.schemas.streams import history_subject
 from tars.schemas.update import (
+    ROLLOUT,
     UpdateEvent,
     UpdateFailed,
     UpdateProposed,
@@ -45,7 +46,7 @@ from tars.sync_worker.reload import (
     update_message_id,
 )
 from tars.sync_worker.reports import recent
-from tars.sync_worker.stages import ROLLOUT, Conclude, Observe, Step, Switch, canaries, next_step, taken_back, too_long
+from tars.sync_worker.stages import Conclude, Observe, Step, Switch, canaries, next_step, taken_back, too_long
 from tars.sync_worker.way_back import WayBack, rolled_back
 
 GIVEN_UP: Final = "given up: its holders kept dying without a step"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from tars.schemas.message import By
 from tars.schemas.outlook import canary_count
 from tars.schemas.update import (
+    ROLLOUT,
     RolloutStage,
     UpdateConfirmed,
     UpdateEvent,
@@ -24,8 +24,6 @@ from tars.schemas.update import (
 
 LONGEST: Final = timedelta(days=3)
 """Of a rollout's plan: its window before the change, and the watches of its stages."""
-ROLLOUT: Final = By(principal="rollout")
-"""Who takes an update back that went wrong."""
 
 
 @dataclass(frozen=True)

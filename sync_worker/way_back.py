@@ -8,6 +8,7 @@ from tars.schemas.agent import ConfigureAgent
 from tars.schemas.errors import Conflict
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.update import (
+    ROLLOUT,
     ReadBack,
     UpdateEvent,
     UpdateProposed,
@@ -27,7 +28,6 @@ from tars.sync_worker.reload import (
     restored_by,
     rollback_command,
 )
-from tars.sync_worker.stages import ROLLOUT
 
 
 @dataclass(frozen=True)

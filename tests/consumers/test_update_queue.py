@@ -2,7 +2,7 @@
 
 from examples import ADA, AGENT, EXAMPLES, NOON, READ_BACK
 from tars.consumers.update_queue import row
-from tars.schemas.update import UpdateProposed, UpdateRollBackRequested, UpdateRolledBack
+from tars.schemas.update import ROLLOUT, UpdateProposed, UpdateRollBackRequested, UpdateRolledBack
 
 
 def test_a_proposal_that_the_mode_leaves_to_a_person_says_why() -> None:
@@ -35,3 +35,13 @@ def test_a_roll_back_says_of_whom_only_the_values_went_back() -> None:
         f"rolled back on 2 agents, with weights and optimiser on {AGENT}; of other only the values, for no snapshot "
         "could be restored: worse; gone was not reached: stopped"
     )
+
+
+def test_what_the_rollout_does_by_itself_is_told_as_done_by_nobody() -> None:
+    """It is TARS that does it, not a person whom no signature proves."""
+    proposed = EXAMPLES["update.proposed.v1"]
+    assert isinstance(proposed, UpdateProposed)
+    asked = UpdateRollBackRequested(update_id="u", by=ROLLOUT, reason="worse", what="all")
+    story = row(asked, row(proposed, None, NOON), NOON)
+    assert story is not None
+    assert story.history[-1].by is None
