@@ -1,14 +1,15 @@
-"""An attached learner's line to NATS: one thread with a loop of its own, which nothing in the user's loop waits for."""
+"""An attached learner's line to NATS, in a thread that nothing in the user's loop waits for."""
 
 import asyncio
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import replace
 from typing import Final, Literal
 
 from tars.agents.attached_learner import AttachedLearner
+from tars.agents.background import BACKGROUND
 from tars.agents.guard import Guard
 from tars.agents.host import LiveAgent, last_run
 from tars.agents.keeper import DiskKeeper, Keeper, Keeps
@@ -48,35 +49,30 @@ class Connection:
         self._settings = load_settings()
         self._guard = Guard(self._settings)
         self._told: deque[tuple[int, int, float, int, bool]] = deque(maxlen=KEPT)
-        self._loop = asyncio.new_event_loop()
         self._ending: tuple[Cause, str] = ("error", "")
         self._end = asyncio.Event()
         self.agent: LiveAgent | None = None
         """Once it is on the bus."""
         learner.on_episode.append(self._tell)
-        self._thread = threading.Thread(target=self._run, name=f"tars-{learner.agent_id}", daemon=True)
-        self._thread.start()
+        self._line = BACKGROUND.run(self._run())
 
     def close(self, cause: Cause, detail: str = "") -> None:
         """Say that the agent stopped, and end; after FAREWELL_SECONDS without saying it."""
         self._ending = (cause, detail[:1000])
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._end.set)
-            self._thread.join(FAREWELL_SECONDS + RETRY_SECONDS)
+        if BACKGROUND.tell(self._end):
+            wait([self._line], FAREWELL_SECONDS + RETRY_SECONDS)
 
     def _tell(self, returned: float) -> None:
         """Note an episode, in the thread that trains; it becomes a message in the other."""
         learner = self._learner
         self._told.append((learner.episodes, learner.adapter.steps, returned, learner.version, learner.finite))
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
+    async def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._serve())
-        except BaseException as error:  # noqa: BLE001 - a thread of ours ends; the user's goes on
+            await self._serve()
+        except Exception as error:  # noqa: BLE001 - the line ends; the user's loop goes on
             self._learner.problems.add("the line to TARS broke", error)
         finally:
-            self._loop.close()
             if self._disk is not None:
                 self._disk.close()
 

@@ -245,6 +245,22 @@ async def test_while_nats_is_away_the_loop_goes_on_and_afterwards_it_says_what_h
 
 
 @pytest.mark.slow
+async def test_learners_of_one_process_share_a_thread_and_one_that_ends_leaves_the_others(
+    bus: Bus, nats_server: Server
+) -> None:
+    before = threading.active_count()
+    links = {name: tars.attach(model_of("ppo"), agent_id=name, broker=nats_server.url) for name in ("a", "b", "c")}
+    for name in links:
+        await events(bus, said(AgentStarted), name)
+    assert threading.active_count() <= before + 1
+    await asyncio.to_thread(links["a"].close)
+    await events(bus, said(AgentStopped), "a")
+    await configure(bus, 0, {**links["b"].values, "gamma": 0.9}, "b")
+    await events(bus, said(AgentAccepted), "b")
+    for link in links.values():
+        await asyncio.to_thread(link.close)
+
+
 async def test_it_follows_a_tars_up_that_starts_again_at_another_address(
     bus: Bus, nats_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
