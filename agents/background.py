@@ -7,8 +7,25 @@ takes many turns.
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextvars import Context
+from dataclasses import dataclass
 from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Work:
+    """What runs there for one learner."""
+
+    _done: "Future[None]"
+    _loop: asyncio.AbstractEventLoop
+    _thread: threading.Thread
+
+    def end(self, told: asyncio.Event, seconds: float) -> None:
+        """Tell it to end, and wait for so long until it has. Nothing runs in a process that was forked."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(told.set)
+            wait([self._done], seconds)
 
 
 class Background:
@@ -18,23 +35,15 @@ class Background:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def run(self, work: Coroutine[Any, Any, None]) -> "Future[None]":
-        """Let it run there; cancelling what is returned cancels it."""
+    def run(self, work: Coroutine[Any, Any, None]) -> Work:
+        """Let it run there, in no context of who starts it: a trace that attaches a learner is not about its life."""
         with self._starting:
-            if not self._is_alive():
+            if self._thread is None or not self._thread.is_alive():  # it is not after a fork
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="tars", daemon=True)
                 self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def tell(self, event: asyncio.Event) -> bool:
-        """Set an event that something there waits for; False: nothing does, as after a fork."""
-        if alive := self._is_alive():
-            self._loop.call_soon_threadsafe(event.set)
-        return alive
-
-    def _is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+            done = Context().run(asyncio.run_coroutine_threadsafe, work, self._loop)
+            return Work(done, self._loop, self._thread)
 
 
 BACKGROUND: Final = Background()

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import wait
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -59,8 +58,7 @@ class Connection:
     def close(self, cause: Cause, detail: str = "") -> None:
         """Say that the agent stopped, and end; after FAREWELL_SECONDS without saying it."""
         self._ending = (cause, detail[:1000])
-        if BACKGROUND.tell(self._end):
-            wait([self._line], FAREWELL_SECONDS + RETRY_SECONDS)
+        self._line.end(self._end, FAREWELL_SECONDS + RETRY_SECONDS)
 
     def _tell(self, returned: float) -> None:
         """Note an episode, in the thread that trains; it becomes a message in the other."""

@@ -45,9 +45,9 @@ def row(event: UpdateEvent, before: UpdateRow | None, at: datetime, trace_id: st
             agents=(), values=event.values,
         )  # fmt: skip
     text, change = _change(event, before)
-    entry = AuditEntry(
-        at=at, kind=event.kind, by=None if by in {None, ROLLOUT} else str(by), text=text, trace_id=trace_id
-    )
+    itself = isinstance(event, UpdateRollBackRequested | UpdateRolledBack) and by == ROLLOUT
+    who = None if by is None or itself else str(by)
+    entry = AuditEntry(at=at, kind=event.kind, by=who, text=text, trace_id=trace_id)
     return before.model_copy(update={**change, "changed_at": at, "history": (*before.history, entry)})
 
 

@@ -57,24 +57,27 @@ def _ahead(row: UpdateRow) -> list[Step]:
 def _stages(row: UpdateRow, now: datetime) -> Iterator[Step]:
     """The stages of its rollout; of one that is undone those that were reached."""
     judged = {found.stage: found for found in row.judgements}
+    planned = _planned(row)
+    reached = planned.index(row.watching) if row.watching in planned else -1
     going_on = row.stage not in UNDONE
-    for stage in _planned(row, {*judged, row.watching}):
-        if row.watching == stage and going_on:
-            yield Step(stage, "now", _watched(row, now))
+    for number, stage in enumerate(planned):
+        if number == reached and row.stage != "confirmed":
+            yield Step(stage, "now", _watched(row, now)) if going_on else Step(stage, "done", "read back")
             going_on = False
         elif stage in judged and judged[stage].then != "start anew":
             yield _verdict(judged[stage], row)
-        elif row.stage == "confirmed":
+        elif number < reached or row.stage == "confirmed":
             yield Step(stage, "done")
         elif row.stage not in UNDONE:
             yield Step(stage, "now" if going_on else "ahead", "reloading" if going_on else "")
             going_on = False
 
 
-def _planned(row: UpdateRow, reached: set[RolloutStage | None]) -> list[RolloutStage]:
+def _planned(row: UpdateRow) -> list[RolloutStage]:
     """The last is always the rest; a few go first where there are more, and half where the few told too little."""
-    first: list[RolloutStage] = ["canary"] if 0 < len(row.canary) < len(row.agents) else []
-    return [*first, *(["half"] if "half" in reached else []), "rest"]  # type: ignore[list-item] # literals
+    few: list[RolloutStage] = ["canary"] if 0 < len(row.canary) < len(row.agents) else []
+    half: list[RolloutStage] = ["half"] if any(found.then == "widen" for found in row.judgements) else []
+    return [*few, *half, "rest"]
 
 
 def _watched(row: UpdateRow, now: datetime) -> str:

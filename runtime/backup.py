@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
@@ -193,8 +192,9 @@ async def _make_room(bus: Bus, streams: Iterable[str]) -> None:
 
 
 def _replicated(saved: SavedStream, replicas: int) -> dict[str, Any]:
-    """The stream's configuration, with as many copies as this cluster keeps; NATS keeps one of an asynchronous one."""
-    return {**saved.config, "num_replicas": 1 if saved.config.get("persist_mode") == PersistMode.ASYNC else replicas}
+    """The stream's configuration, with as many copies as this cluster keeps; several cannot be asynchronous."""
+    config = {key: value for key, value in saved.config.items() if key != "persist_mode" or replicas == 1}
+    return config | {"num_replicas": replicas}
 
 
 async def _load(bus: Bus, path: Path, saved: SavedStream, config: Mapping[str, Any], tell: Tell) -> None:

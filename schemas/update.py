@@ -17,9 +17,9 @@ ApprovalMode = Literal["manual", "autonomous_threshold", "autonomous_all"]
 What = Literal["values", "all"]
 """What goes back: the values alone, or parameters, optimisers and counters too."""
 RolloutStage = Literal["canary", "half", "rest"]
+"""Agents of a rollout that switch together: a few, then half where the few said too little, then all."""
 ROLLOUT: Final = By(principal="rollout")
 """TARS itself, where it takes an update back that went wrong."""
-"""Agents of a rollout that switch together: a few, then half where the few said too little, then all."""
 
 
 class ProposeUpdate(Command):

@@ -78,9 +78,8 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _end(
-            error.format_message().replace(PREFIX, ""), MISCONFIGURED
-        )  # a usage error; typer has no public name for all of them
+        told = error.format_message()  # a usage error; typer has no public name for all of them
+        _end(told.replace(PREFIX, ""), MISCONFIGURED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -110,6 +110,9 @@ async def streams(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
         yield look("streams", f"not as declared: {', '.join(differ)}", todo)
     if not found:
         yield ok("streams", "all streams and durables are as declared")
+    if replicas > 1 and "REPORTS" not in missing and (await bus.stream("REPORTS")).config.num_replicas == 1:
+        todo = "docs/operations.md, Capacity: how to make it anew"
+        yield look("REPORTS", "it has one copy, as when it was made: without its server, rollouts wait", todo)
 
 
 async def clock(bus: Bus, _: Settings) -> AsyncIterator[Finding]:

@@ -1,5 +1,6 @@
 """Commands about studies: start, watch, stop, list, show."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,8 +91,17 @@ def _show_result(bus: "Client", finished: StudyFinished, *, as_json: bool) -> No
     """Raises CommandRefused where no trial could be weighed: what the last of those that failed said is why."""
     show_json(finished) if as_json else show_finished(finished)
     if finished.evidence is None:
-        errors = [trial.error for trial in bus.trials(finished.study_id) if trial.error]
+        errors = _errors(bus, finished.study_id)
         raise CommandRefused(": ".join((f"{finished.study_id}: no champion could be weighed", *errors[-1:])))
+
+
+def _errors(bus: "Client", study_id: str) -> list[str]:
+    """Why its trials failed, as far as somebody answers."""
+    from tars.producers.async_client import NobodyAnswers  # noqa: PLC0415 - help must be quick
+
+    with suppress(NobodyAnswers):
+        return [trial.error for trial in bus.trials(study_id) if trial.error]
+    return []
 
 
 @study.command()

@@ -244,7 +244,6 @@ async def test_while_nats_is_away_the_loop_goes_on_and_afterwards_it_says_what_h
     again.stop()
 
 
-@pytest.mark.slow
 async def test_learners_of_one_process_share_a_thread_and_one_that_ends_leaves_the_others(
     bus: Bus, nats_server: Server
 ) -> None:
@@ -261,6 +260,7 @@ async def test_learners_of_one_process_share_a_thread_and_one_that_ends_leaves_t
         await asyncio.to_thread(link.close)
 
 
+@pytest.mark.slow
 async def test_it_follows_a_tars_up_that_starts_again_at_another_address(
     bus: Bus, nats_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

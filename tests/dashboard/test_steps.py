@@ -14,6 +14,7 @@ from tars.schemas.update import (
     UpdateApproved,
     UpdateConfirmed,
     UpdateEvent,
+    UpdateFailed,
     UpdateJudged,
     UpdateProposed,
     UpdateRejected,
@@ -81,7 +82,9 @@ def test_a_rollout_shows_which_agents_are_reloaded_and_how_long_they_are_watched
 def test_a_stage_that_told_too_little_is_widened_and_one_in_a_changed_environment_starts_anew() -> None:
     canary = (APPROVED, RELEASED, STARTED, reloaded("canary"))
     assert way(*canary, judged("canary", "start anew"))[3] == "● canary: reloading"
-    wider = (*canary, judged("canary", "widen"), reloaded("half"))
+    widened = (*canary, judged("canary", "widen"))
+    assert way(*widened)[3:] == ["✓ canary: +4.2 pp", "● half: reloading", "○ rest", "○ confirmed"]
+    wider = (*widened, reloaded("half"))
     assert way(*wider)[3:] == ["✓ canary: +4.2 pp", "● half: watched, 60 s more at most", "○ rest", "○ confirmed"]
 
 
@@ -95,6 +98,22 @@ def test_what_is_taken_back_shows_where_it_went_wrong_and_no_step_that_is_not_ta
     assert way(*undone, ended)[-1] == "✗ rolled back"
     kept = (*undone[:4], judged("canary", "go on"), reloaded("rest"), UpdateConfirmed(update_id="u"))
     assert way(*kept, undone[-1], ended)[3:] == ["✓ canary: +4.2 pp", "✓ confirmed", "✗ rolled back"]
+
+
+def test_what_somebody_takes_back_while_it_is_watched_shows_that_it_ran() -> None:
+    watched = (APPROVED, RELEASED, STARTED, reloaded("canary"))
+    asked = UpdateRollBackRequested(update_id="u", by=ADA, reason="no", what="all")
+    assert way(*watched, asked)[3:] == ["✓ canary: read back", "● rolling back"]
+    assert way(*watched, UpdateFailed(update_id="u", error="it broke"))[3:] == ["✓ canary: read back", "✗ failed"]
+
+
+def test_where_nothing_is_watched_the_rest_follows_the_canary() -> None:
+    blind = STARTED.model_copy(update={"slot_seconds": None, "unwatched": "they report no episodes"})
+    begun = (APPROVED, RELEASED, blind, reloaded("canary"))
+    assert way(*begun)[3:] == ["● canary: read back", "○ rest", "○ confirmed"]
+    whole = (*begun, reloaded("rest"))
+    assert way(*whole)[3:] == ["✓ canary", "● rest: read back", "○ confirmed"]
+    assert way(*whole, UpdateConfirmed(update_id="u"))[3:] == ["✓ canary", "✓ rest", "✓ confirmed"]
 
 
 def test_one_that_was_turned_down_goes_no_further() -> None:

@@ -67,6 +67,7 @@ async def test_a_command_waits_for_a_stream_that_has_no_leader_for_a_while(clien
     await provision(bus.jetstream, ack_wait=2.0)
     await until(partial(stored, bus))
     sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
 
 
 async def test_while_nats_is_away_a_command_is_not_sent_and_not_sent_later_either(

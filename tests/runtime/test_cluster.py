@@ -9,10 +9,14 @@ import pytest
 from nats.errors import Error as NatsError
 
 from clusters import Cluster
+from examples import EXAMPLES
+from tars.cli.server_checks import streams
+from tars.runtime.backup import back_up, restore
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.provision import CannotProvision, differences, provision_in_time
 from tars.runtime.servers import Server
+from tars.runtime.settings import Settings
 from tars.schemas.errors import Transient
 from tars.schemas.streams import STREAMS
 from tars.schemas.update import UpdateEvent, UpdateResumed
@@ -131,7 +135,26 @@ async def test_reports_that_are_acknowledged_early_stay_where_they_were_made(clu
     assert [(name, done[name]) for name in ("EVENTS", "REPORTS")] == [("EVENTS", "changed"), ("REPORTS", "unchanged")]
     assert (await bus.stream("REPORTS")).config.num_replicas == 1
     assert not await differences(bus.jetstream, ack_wait=2.0, replicas=3)
+    told = [finding async for finding in streams(bus, Settings(stream_replicas=3, ack_wait_seconds=2.0))]
+    assert [(finding.about, finding.state) for finding in told] == [("streams", "ok"), ("REPORTS", "look")]
     await bus.close()
+
+
+@pytest.mark.slow
+async def test_a_backup_of_one_server_comes_back_on_all_three(
+    cluster: Cluster, nats_server: Server, bus: Bus, tmp_path: Path
+) -> None:
+    await bus.report(EXAMPLES["agent.reported.v1"])
+    await bus.publish(EXAMPLES["agent.started.v1"], id="a")
+    await back_up(bus, tmp_path / "backup", reports=True, tell=lambda *_: None)
+    await asyncio.to_thread(cluster.wait_until_healthy)
+    three = await connect_bus(cluster.url, "test", patience=20)
+    await restore(three, tmp_path / "backup", ack_wait=2.0, replicas=3, tell=lambda *_: None)
+    found = {name: (await three.stream(name)) for name in ("EVENTS", "REPORTS")}
+    assert {name: (one.config.num_replicas, one.state.messages) for name, one in found.items()} == {
+        "EVENTS": (3, 1), "REPORTS": (3, 1),
+    }  # fmt: skip
+    await three.close()
 
 
 async def test_servers_that_never_agree_are_named_with_their_reason(nats_server: Server) -> None:
