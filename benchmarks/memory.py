@@ -10,8 +10,9 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
-from workers import Workers, servers, until
+from workers import PATIENCE, Workers, servers, until
 
+from page_sessions import Sessions
 from report import Figure, arguments, show
 from tars.producers.async_client import AsyncClient
 from tars.runtime.bus import fresh_id
@@ -33,6 +34,8 @@ CHUNK: Final = 500
 FILL: Final = 20_000
 """Messages to the consumers that fill every list to its cap, and some."""
 UPDATES: Final = 500
+PAGES: Final = 8
+REFRESH_SECONDS: Final = 0.1
 HASTY: Final = (
     "from tars.agents.app import Host, worker; from tars.runtime.app import run_worker; "
     "from tars.runtime.settings import load_settings; "
@@ -183,6 +186,17 @@ async def learnt(workers: Workers, count: int) -> int:
     return done
 
 
+async def looked_at(workers: Workers, count: int) -> int:
+    """Open pages that are drawn again and again, while agents report."""
+    sessions = Sessions(f"http://127.0.0.1:{workers.ports['dashboard']}", PAGES, every=REFRESH_SECONDS)
+    async with sessions.open(), asyncio.timeout(PATIENCE + 2 * REFRESH_SECONDS * count):
+        while len(sessions.refreshed) < count:
+            await asyncio.sleep(0.1)
+    if sessions.errors:
+        raise SystemExit(f"a page showed an error: {sessions.errors[0]}")
+    return len(sessions.refreshed)
+
+
 async def grown(workers: Workers, name: str, flood: Flood, count: int, warm: int) -> tuple[float, float, int]:
     """(megabytes that the process grew in the flood, megabytes in the end, messages)."""
     await flood(workers, warm)
@@ -194,10 +208,10 @@ async def grown(workers: Workers, name: str, flood: Flood, count: int, warm: int
     return after - before, after, done
 
 
-def row(name: str, found: tuple[float, float, int], what: str) -> Figure:
-    """Growth scaled to 100,000 messages."""
+def row(name: str, found: tuple[float, float, int], what: str, unit: str = "messages") -> Figure:
+    """Growth scaled to 100,000 messages, or whatever the process does."""
     grew, after, done = found
-    note = f"{what}: {grew:+.1f} MB in {done:,} messages, {after:.0f} MB in the end"
+    note = f"{what}: {grew:+.1f} MB in {done:,} {unit}, {after:.0f} MB in the end"
     return Figure(f"{name}_grown_mb", grew * HUNDRED_THOUSAND / done, 5, 5, note=note)
 
 
@@ -234,6 +248,11 @@ async def measure(count: int, share: int) -> AsyncIterator[Figure]:
         await workers.start("agents", "-c", HASTY.format(port=0))
         found = await grown(workers, "agents", learnt, count // share, 5_000)
         yield row("agents", found, "reports at full speed, and reloads")
+        await workers.start("consumers")
+        await workers.start("dashboard")
+        await workers.ready("consumers", "dashboard")
+        found = await grown(workers, "dashboard", looked_at, count // share, 2_000)
+        yield row("dashboard", found, f"{PAGES} open pages, while agents report", "refreshes")
 
 
 async def shown(count: int, share: int) -> list[Figure]:

@@ -17,10 +17,13 @@ SPREAD_SECONDS: Final = 2.0
 
 
 class Sessions:
-    """So many open pages on one server."""
+    """So many open pages on one server.
 
-    def __init__(self, address: str, count: int) -> None:
-        self._address, self._count = address.replace("http://", "ws://"), count
+    every: seconds between two refreshes of a page; unset: as the page asks for.
+    """
+
+    def __init__(self, address: str, count: int, *, every: float | None = None) -> None:
+        self._address, self._count, self._every = address.replace("http://", "ws://"), count, every
         self.refreshed: list[float] = []
         """When a page had been drawn again, all pages together (monotonic)."""
         self.errors: list[str] = []
@@ -62,7 +65,8 @@ class Sessions:
                         page = said.new_session.page_script_hash
                     case "auto_rerun" if timer is None:
                         rerun = said.auto_rerun
-                        timer = asyncio.create_task(_tick(socket, rerun.fragment_id, rerun.interval, page))
+                        seconds = self._every or rerun.interval
+                        timer = asyncio.create_task(_tick(socket, rerun.fragment_id, seconds, page))
                     case "script_finished":
                         self.refreshed.append(time.monotonic())
                     case "delta" if said.delta.new_element.WhichOneof("type") == "exception":
