@@ -1,6 +1,7 @@
 """Real servers for tests: a fresh nats-server (and Valkey) for each test that asks, in a temporary folder."""
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from chromium import Chromium
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported: tests tell its makers nothing
+
+# A shell's background job ignores it, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 effort.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
 effort.load_profile("untimed")

@@ -156,9 +156,9 @@ def test_a_second_start_installs_nothing(bare: dict[str, str], start: Start) -> 
     ("words", "becomes"),
     [
         (["demo", "--once"], "-P -m tars demo --once"),
-        (["test"], "-P -m pytest -n 3 --dist loadfile -m not slow"),
-        (["test", "-k", "reload"], "-P -m pytest -n 3 --dist loadfile -m not slow -k reload"),
-        (["test", "--all", "-x"], "-P -m pytest -n 3 --dist loadfile -x"),
+        (["test"], "-P -m pytest --dist loadfile -n 3 -m not slow"),
+        (["test", "-k", "reload"], "-P -m pytest --dist loadfile -n 3 -m not slow -k reload"),
+        (["test", "--all", "-x"], "-P -m pytest --dist loadfile -n 2 -x"),
     ],
 )
 def test_a_command_becomes_its_module(
