@@ -3,12 +3,14 @@
 import asyncio
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tars.runtime import app
 from tars.runtime.app import CannotListen, Worker, listen
 from tars.runtime.bus import Bus, Unreachable, connect_bus
-from tars.runtime.provision import NotProvisioned
+from tars.runtime.provision import NotProvisioned, check_provisioned
 from tars.runtime.servers import Server, start_nats
 from tars.runtime.settings import Settings
 from tars.runtime.stack import answers
@@ -61,6 +63,26 @@ async def test_a_worker_outlives_a_killed_nats_server(
     nats_server.kill()
     await running.until("ready", wanted=False)
     assert await running.is_up("health")
+    again = start_nats(tmp_path / "nats", port=int(nats_server.url.rpartition(":")[2]))
+    await running.until("ready", wanted=True)
+    await running.stop()
+    again.stop()
+
+
+async def test_a_worker_outlives_a_nats_server_that_dies_while_it_starts(
+    bus: Bus, settings: Settings, nats_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = asyncio.Event()
+
+    async def looks(*what: Any) -> None:
+        if not killed.is_set():
+            nats_server.kill()
+            killed.set()
+        await check_provisioned(*what)
+
+    monkeypatch.setattr(app, "check_provisioned", looks)
+    running = Running(Worker("sync", settings, durables=("update-command",)))
+    await killed.wait()
     again = start_nats(tmp_path / "nats", port=int(nats_server.url.rpartition(":")[2]))
     await running.until("ready", wanted=True)
     await running.stop()
