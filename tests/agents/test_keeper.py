@@ -150,9 +150,10 @@ async def test_a_hosted_agent_that_starts_again_goes_on_from_its_newest_snapshot
         pass
     newest = [ref for name in names if (ref := await Snapshots(bus).newest(name))]
     async with hosting(bus, settings, names):
-        running = await running_agents(Journal(bus), names)
         again: list[AgentReported] = []
         async with asyncio.timeout(SECONDS):
+            while None in [one.restored for one in (running := await running_agents(Journal(bus), names)).values()]:
+                await asyncio.sleep(0.1)
             while not again:
                 reported = await Journal(bus).messages("REPORTS", "tars.report.agent.reported.*.policy-0")
                 again = [e.event for e in reported if e.event.run_id == running["policy-0"].run_id]
