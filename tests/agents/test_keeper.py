@@ -152,8 +152,9 @@ async def test_a_hosted_agent_that_starts_again_goes_on_from_its_newest_snapshot
     async with hosting(bus, settings, names):
         again: list[AgentReported] = []
         async with asyncio.timeout(SECONDS):
-            while None in [one.restored for one in (running := await running_agents(Journal(bus), names)).values()]:
-                await asyncio.sleep(0.1)
+            running = await running_agents(Journal(bus), names)
+            while any(agent.restored is None for agent in running.values()):
+                running = await running_agents(Journal(bus), names)
             while not again:
                 reported = await Journal(bus).messages("REPORTS", "tars.report.agent.reported.*.policy-0")
                 again = [e.event for e in reported if e.event.run_id == running["policy-0"].run_id]
