@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -63,7 +64,8 @@ class Herd:
 
     def send(self, name: str, sign: signal.Signals) -> None:
         """Freeze (SIGSTOP) or thaw (SIGCONT) a worker."""
-        os.kill(self._pid(name), sign)
+        with suppress(ProcessLookupError):  # it has ended by itself, which is counted elsewhere
+            os.kill(self._pid(name), sign)
 
     def name_of(self, holder: str) -> str | None:
         """The worker that calls itself so in its messages, if it still lives."""
