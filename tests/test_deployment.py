@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from deploy_tools import HELM, needs_helm
 from tars.cli.main import app
 from tars.runtime.settings import Settings
 from tars.runtime.stack import Endpoints, programs, worker_ports
@@ -38,8 +37,6 @@ BY_THE_CHART = {
 """Settings that the chart derives from its values, so that nobody sets them beside these."""
 LOCAL = {"TARS_DATA", "TARS_USER", "USE_MLFLOW", "MLFLOW_TRACKING_URI"}
 """Settings of `tars up`, of a person's shell, or of one process."""
-TOOLS = f"{Path(sys.executable).parent}:{ROOT / '.tools' / 'bin'}:/usr/local/bin:/usr/bin"
-HELM = shutil.which("helm", path=TOOLS)
 
 
 def up() -> dict[str, list[str]]:
@@ -163,9 +160,6 @@ def containers(objects: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, 
         found["spec"]["template"]["spec"] for found in objects if found["kind"] in {"Deployment", "StatefulSet", "Job"}
     ]
     return [(pod, container) for pod in pods for container in pod["containers"]]
-
-
-needs_helm = pytest.mark.skipif(HELM is None, reason="helm is missing: python deploy/check.py --install")
 
 
 @needs_helm

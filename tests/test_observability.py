@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import promql_parser
 import pytest
 import yaml
 
+from deploy_tools import PROMTOOL, needs_promtool
 from tars.consumers.lag import COUNTED
 from tars.runtime.metrics import DECLARED
 from tars.schemas.hyperparameters import ALGORITHMS
@@ -141,11 +141,11 @@ def test_the_operators_table_of_metrics_is_complete() -> None:
     assert sorted(rows) == sorted(DECLARED)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt install prometheus")
+@needs_promtool
 @pytest.mark.parametrize(
     "words", [("check", "config", "prometheus.yaml"), ("test", "rules", "tests.yaml")], ids=["config", "tests"]
 )
 @pytest.mark.slow
 def test_prometheus_itself_takes_them(words: tuple[str, ...]) -> None:
-    done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, check=False)  # noqa: S607
+    done = subprocess.run([str(PROMTOOL), *words], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
