@@ -2,7 +2,7 @@
 
 from examples import ADA, AGENT, EXAMPLES, NOON, READ_BACK
 from tars.consumers.update_queue import row
-from tars.schemas.update import ROLLOUT, UpdateProposed, UpdateRollBackRequested, UpdateRolledBack
+from tars.schemas.update import ROLLOUT, UpdateProposed, UpdateRejected, UpdateRollBackRequested, UpdateRolledBack
 
 
 def test_a_proposal_that_the_mode_leaves_to_a_person_says_why() -> None:
@@ -45,3 +45,6 @@ def test_what_the_rollout_does_by_itself_is_told_as_done_by_nobody() -> None:
     story = row(asked, row(proposed, None, NOON), NOON)
     assert story is not None
     assert story.history[-1].by is None
+    story = row(UpdateRejected(update_id="u", by=ROLLOUT, reason="no"), story, NOON)
+    assert story is not None
+    assert story.history[-1].by == "rollout (unsigned)"  # somebody who calls himself so
