@@ -24,11 +24,12 @@ class Histories(Protocol):
         """Episodes of an agent, newest first."""
 
 
-def foreseen(agents: Sequence[AgentRow], views: Histories, now: datetime, plan: Plan) -> str:
-    """What the watch of an update of these agents would be able to see, in a sentence."""
+def foreseen(agents: Sequence[AgentRow], views: Histories, now: datetime, episodes: int) -> str:
+    """What the watch of an update of these agents, so many episodes long, would be able to see, in a sentence."""
     if not agents or len(agents) > FLEET:
         return "The smallest harm that its watch can find is said when its rollout starts."
     histories = {agent.agent_id: views.history(agent.agent_id, limit=EPISODES) for agent in agents}
+    plan = Plan(length=episodes)
     return told(estimate(agents, histories, now, plan), len(agents), plan)
 
 

@@ -16,7 +16,6 @@ from tars.dashboard.reads import Rows
 from tars.dashboard.wording import ago, listed, obstacles, points, span
 from tars.schemas.bounds import Strictness
 from tars.schemas.counting import counted
-from tars.schemas.effect import Plan
 from tars.schemas.hyperparameters import AlgorithmName
 from tars.schemas.views import AgentRow, UpdateRow
 
@@ -47,12 +46,12 @@ def page(views: Rows, desk: Desk) -> None:
         return
     count = f"{counted(len(waiting), 'update')} wait{'s' * (len(waiting) == 1)} for approval"
     st.caption(count + (f"; the newest {SHOWN} are shown" if len(waiting) > SHOWN else "") + ".")
-    plan = Plan(length=session.settings().watch_episodes)
+    now, episodes = datetime.now(UTC), session.settings().watch_episodes
     for row in waiting[:SHOWN]:
         with st.container(border=True, key=f"update-{row.update_id}"):
             _card(row, agents)
             concerned = [agents[name] for name in row.agents if name in agents]
-            st.caption(harm.foreseen(concerned, views, datetime.now(UTC), plan))
+            st.caption(harm.foreseen(concerned, views, now, episodes))
             _decide(row, desk)
 
 

@@ -32,7 +32,6 @@ from tars.dashboard.steps import steps
 from tars.dashboard.wording import REVERSIBLE
 from tars.producers.commands import CommandRefused
 from tars.runtime.settings import load_settings
-from tars.schemas.effect import Plan
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
 from tars.schemas.update import What
@@ -243,7 +242,7 @@ def history(
 def _watch(bus: "Client", row: UpdateRow) -> str:
     """What the watch of an update that is not released yet could find."""
     agents = [agent for agent in bus.agents() if agent.agent_id in row.agents]
-    return foreseen(agents, bus, datetime.now(UTC), Plan(length=load_settings().watch_episodes))
+    return foreseen(agents, bus, datetime.now(UTC), load_settings().watch_episodes)
 
 
 EPISODES = {
