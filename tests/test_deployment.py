@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from deploy_tools import HELM, needs_helm
+from helm_and_promtool import HELM, needs_helm
 from tars.cli.main import app
 from tars.runtime.settings import Settings
 from tars.runtime.stack import Endpoints, programs, worker_ports

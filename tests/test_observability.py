@@ -13,7 +13,7 @@ import promql_parser
 import pytest
 import yaml
 
-from deploy_tools import PROMTOOL, needs_promtool
+from helm_and_promtool import PROMTOOL, needs_promtool
 from tars.consumers.lag import COUNTED
 from tars.runtime.metrics import DECLARED
 from tars.schemas.hyperparameters import ALGORITHMS

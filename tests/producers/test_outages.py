@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from examples import EXAMPLES
@@ -43,6 +45,13 @@ async def until(true: Callable[[], Awaitable[object] | object]) -> None:
 
 async def stored(bus: Bus) -> int:
     return (await bus.stream("COMMANDS")).state.messages
+
+
+def freeze(server: Server) -> None:
+    """Stop it, and wait until it has: on a busy machine it answers for a moment longer."""
+    os.kill(server.pid, signal.SIGSTOP)
+    while psutil.Process(server.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
 
 
 def again(server: Server, folder: Path) -> Server:
@@ -89,7 +98,7 @@ async def test_while_nats_is_away_a_command_is_not_sent_and_not_sent_later_eithe
 async def test_a_command_that_nobody_acknowledged_is_sent_again_under_its_id_and_stored_once(
     client: AsyncClient, bus: Bus, nats_server: Server
 ) -> None:
-    os.kill(nats_server.pid, signal.SIGSTOP)
+    freeze(nats_server)
     sending = asyncio.create_task(client.send(APPROVE, command_id="c1"))
     await asyncio.sleep(1.0)  # several attempts: each waits in the frozen server
     os.kill(nats_server.pid, signal.SIGCONT)
@@ -102,7 +111,7 @@ async def test_a_command_that_nobody_acknowledged_is_sent_again_under_its_id_and
 async def test_a_command_that_may_have_been_stored_is_not_said_to_be_unsent_when_the_server_then_dies(
     client: AsyncClient, bus: Bus, nats_server: Server, tmp_path: Path
 ) -> None:
-    os.kill(nats_server.pid, signal.SIGSTOP)
+    freeze(nats_server)
     sending = asyncio.create_task(client.send(APPROVE, command_id="c1"))
     await asyncio.sleep(0.5)  # the first attempt is over: nobody knows what the frozen server will do with it
     nats_server.kill()
@@ -124,10 +133,12 @@ async def test_a_command_never_acknowledged_has_an_unknown_outcome_and_its_id_is
     client: AsyncClient, nats_server: Server
 ) -> None:
     soon = APPROVE.model_copy(update={"deadline": datetime.now(UTC) + timedelta(seconds=0.5)})
-    os.kill(nats_server.pid, signal.SIGSTOP)
-    with pytest.raises(OutcomeUnknown, match="may have been stored") as caught:
-        await client.send(soon, command_id="c1")
-    os.kill(nats_server.pid, signal.SIGCONT)
+    freeze(nats_server)
+    try:
+        with pytest.raises(OutcomeUnknown, match="may have been stored") as caught:
+            await client.send(soon, command_id="c1")
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
     assert caught.value.command_id == "c1"
 
 
