@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, Literal
 
 from tars.agents.game import JointPlay
 from tars.agents.guard import Guard
@@ -12,6 +12,7 @@ from tars.agents.world import EPISODES_PER_SECOND, Episode, Player, Spell, Start
 from tars.producers.agent_reports import Reporter
 from tars.runtime.app import Worker
 from tars.runtime.bus import Bus
+from tars.runtime.cancellation import last_words
 from tars.runtime.settings import Settings
 from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.schemas.agent import AgentBeat, AgentReported
@@ -39,7 +40,8 @@ class Host:
     async def run(self, worker: Worker) -> None:
         """Host until cancelled; then every agent says that it stopped."""
         self._reporter, self._keeper = Reporter(worker.bus), Keeper(worker.bus)
-        cause, detail = "error", ""
+        cause: Literal["signal", "error"] = "error"
+        detail = ""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._reporter.run())
@@ -56,7 +58,7 @@ class Host:
             detail = f"{type(error).__name__}: {error}"[:1000]
             raise
         finally:
-            await self._close("signal" if cause == "signal" else "error", detail)
+            await last_words(self._close(cause, detail))
 
     async def _open(self, worker: Worker, world_id: str) -> None:
         """Start a world where its agents stopped: each with the values it ran last, else those in the code."""
@@ -110,13 +112,13 @@ class Host:
                     episode = self._episodes.get(agent_id, 0)
                     self._reporter.report(AgentBeat(agent_id=agent_id, run_id=agent.run_id, episode=episode))
 
-    async def _close(self, cause: str, detail: str) -> None:
+    async def _close(self, cause: Literal["signal", "error"], detail: str) -> None:
         for world in self.worlds:
             await asyncio.to_thread(world.stop)
         try:
             async with asyncio.timeout(3):
                 for agent in self.agents.values():
-                    await agent.stop("signal" if cause == "signal" else "error", detail)
+                    await agent.stop(cause, detail)
         except TimeoutError:
             log.warning("NATS is away: not all agents could say that they stopped")
 

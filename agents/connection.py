@@ -15,7 +15,7 @@ from tars.agents.keeper import DiskKeeper, Keeper, Keeps
 from tars.producers.agent_reports import FLUSH_SECONDS, KEPT, Reporter
 from tars.runtime.access import access_of
 from tars.runtime.bus import Bus, Unreachable, connect_bus
-from tars.runtime.cancellation import end_if_cancelled
+from tars.runtime.cancellation import end_if_cancelled, last_words
 from tars.runtime.settings import load_settings
 from tars.schemas.agent import AgentBeat, AgentReported
 from tars.schemas.errors import TarsError
@@ -116,7 +116,7 @@ class Connection:
                     group.create_task(task)
         finally:
             if self._end.is_set():
-                await self._farewell(agent)
+                await last_words(self._farewell(agent))
 
     def _keeper(self, bus: Bus) -> Keeps:
         """Where snapshots go: the store on the bus, or a folder of this run's own."""

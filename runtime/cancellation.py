@@ -1,6 +1,8 @@
-"""Ending a loop whose cancellation a library has swallowed."""
+"""Ending a loop whose cancellation a library has swallowed; and what a cancelled task still does."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 
 def end_if_cancelled() -> None:
@@ -12,3 +14,8 @@ def end_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def last_words(work: Coroutine[Any, Any, None]) -> None:
+    """Await it in a task of its own: in one that was cancelled, what looks for a cancellation finds it again."""
+    await asyncio.create_task(work)

@@ -95,10 +95,13 @@ def _is_healthy(port: int) -> bool:
 
 
 class Link:
-    """A way to a port that can be cut: what goes over it is dropped, and nobody gets through."""
+    """A way to a port that can be cut: what goes over it is dropped, and nobody gets through.
 
-    def __init__(self, port: int) -> None:
-        self._to = port
+    answers_after: seconds that whatever comes back from there is late.
+    """
+
+    def __init__(self, port: int, answers_after: float = 0) -> None:
+        self._to, self._answers_after = port, answers_after
         self._is_cut = False
         self._open: set[asyncio.StreamWriter] = set()
 
@@ -133,12 +136,13 @@ class Link:
             writer.transport.abort()
             return
         self._open |= {writer, back}
-        await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        await asyncio.gather(_pump(reader, back), _pump(there, writer, self._answers_after))
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: float = 0) -> None:
     with suppress(OSError):
         while data := await reader.read(65_536):
+            await asyncio.sleep(late)
             writer.write(data)
             await writer.drain()
     writer.transport.abort()

@@ -15,8 +15,9 @@ import torch
 from torch import nn, optim
 
 import tars
+from clusters import Link
 from sb3_models import model_of
-from tars.agents.attach import Link
+from tars.agents.attach import Link as Attached
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.servers import Server, start_nats
@@ -45,7 +46,7 @@ SECONDS = 30
 class Training:
     """A user's run in a thread of its own: a model that learns until it is told to stop."""
 
-    def __init__(self, link: Link, model: Any) -> None:
+    def __init__(self, link: Attached, model: Any) -> None:
         self.link, self.model = link, model
         self.error: Exception | None = None
         self._going = True
@@ -201,6 +202,18 @@ async def test_a_rollout_takes_its_snapshot_and_goes_back_to_it(bus: Bus, nats_s
         assert restored.weights == reloaded.weights_before
         await training.stop()
         assert link.values == before
+
+
+async def test_a_run_that_ends_before_its_first_word_was_acknowledged_still_says_that_it_ended(
+    bus: Bus, nats_server: Server
+) -> None:
+    link = Link(int(nats_server.url.rpartition(":")[2]), answers_after=0.3)
+    attached = tars.attach(model_of("dqn"), agent_id=AGENT, broker=f"nats://127.0.0.1:{await link.listen()}")
+    await events(bus, said(AgentStarted))  # stored; its agent does not know yet
+    await asyncio.to_thread(attached.close)
+    found = await events(bus, said(AgentStopped))
+    assert [type(event) for event in found] == [AgentStarted, AgentStopped]
+    await link.close()
 
 
 @pytest.mark.slow

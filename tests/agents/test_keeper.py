@@ -166,6 +166,17 @@ async def test_a_hosted_agent_that_starts_again_goes_on_from_its_newest_snapshot
     assert again[0].step > newest[0].step
 
 
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_every_agent_of_a_host_that_is_told_to_end_says_that_it_stopped(bus: Bus, settings: Settings) -> None:
+    names = [f"{role}-0" for role in ROLES]
+    async with hosting(bus, settings, names):
+        running = await running_agents(Journal(bus), names)
+        assert [running[name].alive for name in names] == [True] * len(names)
+    stopped = await running_agents(Journal(bus), names)
+    assert [stopped[name].alive for name in names] == [False] * len(names)
+
+
 @asynccontextmanager
 async def hosting(bus: Bus, settings: Settings, names: Sequence[str]) -> AsyncIterator[None]:
     """A process that hosts one world, from when its agents have snapshots and have said all they had to."""
