@@ -235,7 +235,9 @@ class LiveAgent:
         if self._guard.asks_for_past(command, now):
             if self._telling is not None:
                 await self._telling
-            history: History[AgentEvent] = await until_possible(lambda: self._journal.read("agent", self.agent_id))
+            history: History[AgentEvent] = await until_possible(
+                lambda: self._journal.read("agent", self.agent_id, reach=self._history.version)
+            )
             past = (*history.events, *(waiting[1] for waiting in self._outbox))
         return self._guard.objections(command, now, past)
 

@@ -32,7 +32,7 @@ async def on_study_command(
     command: StudyCommand, facts: Annotated[Facts, Depends(gather)], journal: Annotated[Journal, Context()]
 ) -> Sequence[StudyEvent]:
     """A command about a study -> its events."""
-    history: History[StudyEvent] = await journal.read("study", command.study_id)
+    history: History[StudyEvent] = await journal.current("study", command.study_id)
     if done := history.caused_by(facts.id):
         return done  # delivered twice: a study refuses its own start, so it must not be asked again
     return await journal.append(decide(replay(history.events), command, facts), history, cause=facts.id, by=facts.by)

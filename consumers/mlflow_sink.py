@@ -105,8 +105,8 @@ class MlflowSink:
         page = await self._journal.page(stream, self._at[stream], BATCH)
         if not page:
             return False
-        for noun, key in _changed(page):
-            for record in await self._records(noun, key):
+        for (noun, key), sequence in _changed(page).items():
+            for record in await self._records(noun, key, sequence):
                 await self._tell(store, record, key)
         last = sequence_of(page[-1])
         await asyncio.to_thread(store.remember, stream, last)
@@ -121,12 +121,12 @@ class MlflowSink:
         except Unwritable as error:
             log.warning("MLflow does not take this", extra={"id": key, "error": str(error)})
 
-    async def _records(self, noun: str, key: str) -> tuple[Record, ...]:
+    async def _records(self, noun: str, key: str, reach: int) -> tuple[Record, ...]:
         subject, stream = (
             (f"tars.*.trial.*.*.{key}", "TRIALS") if noun == "trial" else (history_subject(noun, key), "EVENTS")
         )
         try:
-            history: tuple[Entry[Any], ...] = await self._journal.messages(stream, subject)
+            history: tuple[Entry[Any], ...] = await self._journal.messages(stream, subject, reach=reach)
         except Poison as error:
             log.warning("not readable", extra={"id": key, "error": str(error)})
             return ()
@@ -141,14 +141,14 @@ class MlflowSink:
                 raise Transient(f"{stream} ends at {last}, and was read up to {at - 1}: it is another ledger")
 
 
-def _changed(page: Iterable[Msg]) -> list[tuple[str, str]]:
-    """The ids that a page says something new of, each once, in the order of its last word."""
-    found: dict[tuple[str, str], None] = {}
+def _changed(page: Iterable[Msg]) -> dict[tuple[str, str], int]:
+    """The ids that a page says something new of, in the order of their last words, and where these lie."""
+    found: dict[tuple[str, str], int] = {}
     for message in page:
         if (id_ := watched((message.headers or {})["Nats-Subject"])) is not None:
             found.pop(id_, None)
-            found[id_] = None
-    return list(found)
+            found[id_] = sequence_of(message)
+    return found
 
 
 def _shown(uri: str) -> str:

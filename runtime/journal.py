@@ -1,12 +1,13 @@
 """The ledger by id: read the history of one noun's id, append to it if nobody else has."""
 
+import asyncio
 import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=Event)
 _PAGE = 256
+LAG_SECONDS: Final = 5.0
+"""How long a copy of a stream may lag behind another before who reads it gives up."""
+LAG_LOOK_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,26 @@ class Journal:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def read(self, noun: str, key: str, *, after: int = 0) -> History[E]:
-        """Read the history of one id, or only what came after a sequence; raises Transient when NATS is away."""
+    async def read(self, noun: str, key: str, *, after: int = 0, reach: int = 0) -> History[E]:
+        """Read the history of one id, or only what came after a sequence; raises Transient when NATS is away.
+
+        Where a stream has several copies any of them answers, and one may lack what another has acknowledged. reach:
+        the sequence of a message of this id that is known to be stored; a copy that has not got it is asked again.
+        """
         subject = history_subject(noun, key)
-        return History(noun, key, await self.messages(stream_of(subject), subject, after=after))
+        return History(noun, key, await self.messages(stream_of(subject), subject, after=after, reach=reach))
+
+    async def current(self, noun: str, key: str) -> History[E]:
+        """Read the history of one id as its stream's leader has it, for who may decide that nothing is to be done.
+
+        An append is protected by the version it expects, a refusal by nothing. Costs a request more; raises as `read`.
+        """
+        subject = history_subject(noun, key)
+        try:
+            newest = await self._bus.last(stream_of(subject), subject)
+        except (NatsError, TimeoutError) as error:
+            raise Transient(f"{subject}: cannot be read ({type(error).__name__})") from error
+        return await self.read(noun, key, reach=newest.sequence if newest else 0)
 
     async def newest(self, noun: str, key: str, *, whatever: bool = False) -> History[E]:
         """Read the newest event of each kind of one id: a few, however long its history; in their order.
@@ -94,9 +114,17 @@ class Journal:
                 log.warning("unreadable event passed over", extra={"subject": subject, "error": str(error)[:300]})
         return History(noun, key, tuple(sorted(entries, key=lambda entry: entry.sequence)), skipped)
 
-    async def messages(self, stream: str, subject: str, *, after: int = 0) -> tuple[Entry[Any], ...]:
-        """Read whatever lies on a subject filter, oldest first; raises Transient when NATS is away."""
-        return _entries([message async for message in self.stored(stream, subject, after=after)])
+    async def messages(self, stream: str, subject: str, *, after: int = 0, reach: int = 0) -> tuple[Entry[Any], ...]:
+        """Read whatever lies on a subject filter, oldest first; reach and errors as `read` has them."""
+        waited = 0.0
+        while True:
+            found = [message async for message in self.stored(stream, subject, after=after)]
+            if max(after, sequence_of(found[-1]) if found else 0) >= reach:
+                return _entries(found)
+            if waited >= LAG_SECONDS:
+                raise Transient(f"{subject}: no copy of {stream} that answers has message {reach}")
+            await asyncio.sleep(LAG_LOOK_SECONDS)
+            waited += LAG_LOOK_SECONDS
 
     async def stored(self, stream: str, subject: str = ">", *, after: int = 0) -> AsyncIterator[Msg]:
         """Read the same as it lies there, whatever it says; raises Transient when NATS is away."""

@@ -17,7 +17,7 @@ from tars.runtime import metrics
 from tars.runtime.bus import Bus, envelope_of
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import TOO_OLD, dead_letter, keep_in_progress
-from tars.runtime.journal import Entry, History, Journal
+from tars.runtime.journal import LAG_LOOK_SECONDS, Entry, History, Journal
 from tars.runtime.telemetry import span
 from tars.schemas.errors import Conflict, Poison, TarsError
 from tars.schemas.message import Envelope, Event
@@ -80,10 +80,12 @@ class Lease(Generic[E]):
         self._journal = Journal(bus)
         self._appended = 0
         self._resumed = False
+        self._known = self.envelope.sequence
+        """The newest message of this id that is known to be stored: not to see it could look like an end."""
 
     async def follow(self) -> History[E]:
         """Read what is new about this id; raises LostLease when another holder has resumed it."""
-        new: History[E] = await self._journal.read(self.noun, self.key, after=self.history.version)
+        new: History[E] = await self._journal.read(self.noun, self.key, after=self.history.version, reach=self._known)
         self.history = self.history.extended(new)
         if self._resumed and any(self._is_rival(entry) for entry in new.entries):
             raise LostLease(f"{self.noun} {self.key} has another holder")
@@ -99,14 +101,20 @@ class Lease(Generic[E]):
             if not events:
                 return ()
             try:
-                await self._journal.extend(events, self.history, cause=self.cause, first=self._appended)
+                self._known = await self._journal.extend(events, self.history, cause=self.cause, first=self._appended)
             except Conflict:
-                await self.follow()
+                await self._follow_rival()
                 continue
             self._appended += len(events)
             self._resumed = True
             await self.follow()
             return events
+
+    async def _follow_rival(self) -> None:
+        """Somebody has appended: what, may take a copy of the stream a moment to know."""
+        version = self.history.version
+        if (await self.follow()).version == version:
+            await asyncio.sleep(LAG_LOOK_SECONDS)
 
     def _is_rival(self, entry: Entry[E]) -> bool:
         """Somebody else's resumption: of another holder, another delivery, or another leasing event."""

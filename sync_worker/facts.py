@@ -38,7 +38,7 @@ async def _concerned(command: UpdateCommand, journal: Journal) -> Iterable[str]:
         case ProposeUpdate():
             return command.agents
         case ApproveUpdate() | ApplyUpdate():
-            history: History[UpdateEvent] = await journal.read("update", command.update_id)
+            history: History[UpdateEvent] = await journal.current("update", command.update_id)
             proposal = replay(history.events).proposal
             return proposal.base if proposal else ()
         case _:

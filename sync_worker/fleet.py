@@ -34,9 +34,9 @@ class Fleet:
         """Read agents' events over the same connection."""
         object.__setattr__(self, "journal", Journal(self.bus))
 
-    async def configurations(self, agent_id: str, after: int = 0) -> tuple[Entry[Any], ...]:
-        """What an agent was told, the last 64 times."""
-        return await self.journal.messages("AGENTS", configure_subject(agent_id), after=after)
+    async def configurations(self, agent_id: str, *, after: int, reach: int) -> tuple[Entry[Any], ...]:
+        """What an agent was told after one of the last 64 times; `reach` as the journal has it."""
+        return await self.journal.messages("AGENTS", configure_subject(agent_id), after=after, reach=reach)
 
     async def newest(self, agent_id: str) -> tuple[int, str]:
         """Version and id of what it was told last; (0, "") if nothing."""

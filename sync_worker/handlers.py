@@ -41,7 +41,7 @@ async def on_update_command(
     command: UpdateCommand, facts: Annotated[Facts, Depends(gather)], journal: Annotated[Journal, Context()]
 ) -> Sequence[UpdateEvent]:
     """A command about an update -> its events."""
-    history: History[UpdateEvent] = await journal.read("update", command.update_id)
+    history: History[UpdateEvent] = await journal.current("update", command.update_id)
     return await journal.append(decide(replay(history.events), command, facts), history, cause=facts.id, by=facts.by)
 
 
@@ -63,12 +63,12 @@ async def on_study_finished(
     settings: Annotated[Settings, Context()],
 ) -> Sequence[UpdateEvent]:
     """A study's champion that is BETTER -> an update for the study's target, proposed by who started the study."""
-    study: History[StudyEvent] = await journal.read("study", finished.study_id)
+    study: History[StudyEvent] = await journal.read("study", finished.study_id, reach=envelope.sequence)
     champion = champion_update(study.events, finished) if settings.hyperparam_sync_enabled else None
     if champion is None:
         return ()
     by, command = champion
-    history: History[UpdateEvent] = await journal.read("update", command.update_id)
+    history: History[UpdateEvent] = await journal.current("update", command.update_id)
     agents = await running_agents(journal, command.agents)
     episodes = await episodes_run(bus, agents.values())
     facts = facts_of(envelope.model_copy(update={"by": by}), settings, agents, episodes=episodes)

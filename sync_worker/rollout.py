@@ -180,7 +180,7 @@ class Rollout:
         if not all(found.settled for found in expected.values()):
             return []  # somebody wants it back meanwhile
         backs = read_backs_of(expected)
-        before = await self._before(proposal, step, started)
+        before = await self._before(proposal, step, started, expected)
         return [
             UpdateReloaded(update_id=lease.key, read_backs=backs, stage=step.stage, attempt=step.attempt, before=before)
         ]
@@ -205,7 +205,7 @@ class Rollout:
         return expected, {}
 
     async def _before(
-        self, proposal: UpdateProposed, step: Switch, started: UpdateStarted
+        self, proposal: UpdateProposed, step: Switch, started: UpdateStarted, sent: Mapping[str, Expected]
     ) -> dict[str, tuple[Slot, ...]]:
         """What every agent of the watch scored in the slots before the switch."""
         if started.slot_seconds is None:
@@ -213,7 +213,7 @@ class Rollout:
         times = [
             entry.time
             for name in step.agents
-            for entry in await self.fleet.configurations(name, after=proposal.base[name])
+            for entry in await self.fleet.configurations(name, after=proposal.base[name], reach=sent[name].version)
             if entry.id == update_message_id(proposal.update_id, name, step.attempt)
         ]
         names = [*step.agents, *step.compared]

@@ -92,7 +92,7 @@ class WayBack:
             if untouched and not fence:
                 return None
             if not untouched and not is_ours(message_id, proposal.update_id, agent_id):
-                if not await self._was_overtaken(proposal, agent_id):
+                if not await self._was_overtaken(proposal, agent_id, version):
                     return None
                 if not asked.over_later:
                     raise Conflict(f"it was configured by {message_id} since: roll that back first")
@@ -102,9 +102,9 @@ class WayBack:
             except Conflict:
                 continue  # a holder that lost its lease was faster: look again
 
-    async def _was_overtaken(self, proposal: UpdateProposed, agent_id: str) -> bool:
+    async def _was_overtaken(self, proposal: UpdateProposed, agent_id: str, version: int) -> bool:
         """Whether another update's values lie over ours; if ours never came, there is nothing to take back."""
-        since = await self.fleet.configurations(agent_id, after=proposal.base[agent_id])
+        since = await self.fleet.configurations(agent_id, after=proposal.base[agent_id], reach=version)
         return any(is_ours(entry.id, proposal.update_id, agent_id) for entry in since)
 
 

@@ -207,7 +207,7 @@ async def test_a_rollout_takes_its_snapshot_and_goes_back_to_it(bus: Bus, nats_s
 async def test_a_run_that_ends_before_its_first_word_was_acknowledged_still_says_that_it_ended(
     bus: Bus, nats_server: Server
 ) -> None:
-    link = Link(int(nats_server.url.rpartition(":")[2]), answers_after=0.3)
+    link = Link(int(nats_server.url.rpartition(":")[2]), answers_after=0.1)
     attached = tars.attach(model_of("dqn"), agent_id=AGENT, broker=f"nats://127.0.0.1:{await link.listen()}")
     await events(bus, said(AgentStarted))  # stored; its agent does not know yet
     await asyncio.to_thread(attached.close)

@@ -15,7 +15,7 @@ import pytest
 from examples import EXAMPLES
 from tars.producers import async_client
 from tars.producers.agent_reports import KEPT, Reporter
-from tars.producers.async_client import AsyncClient
+from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.client import connect
 from tars.producers.commands import CommandRefused, NotSent, OutcomeUnknown
 from tars.runtime import bus as bus_module
@@ -167,9 +167,9 @@ async def test_an_error_in_a_script_is_not_hidden_by_a_server_that_went_away(nat
     def script() -> None:
         with connect(nats_server.url) as client:
             nats_server.kill()
-            client.approve("u1")
+            client.agents()
 
-    with pytest.raises((NotSent, OutcomeUnknown)):
+    with pytest.raises(NobodyAnswers):
         await asyncio.to_thread(script)
 
 
