@@ -247,6 +247,8 @@ class World:
             player.population.begin(state)
         for reload in waiting:  # an episode's boundary: everything may change here
             reload.player.apply(reload, state)
+            if reload.restored is not None:  # else a restart, or a fork, goes on from what was harmed
+                self._hand_over(reload.player, self._greedy())
         going = True
         while going and not self._stopping:
             going = self._step()
@@ -343,17 +345,21 @@ class World:
         self._tell(self.world_id, Episode(number, spells, played.conflicts, played.latency, joint))
 
     def _take(self, episodes: int) -> None:
-        """Hand over a copy of every agent now and then; a reload waits for the copy of one at most.
-
-        A diverged one is left out: nobody can go on from it, and it would push the last sound ones out of the store.
-        """
+        """Hand over a copy of every agent now and then; a reload waits for the copy of one at most."""
         if self._keep is None or self._stopping or not is_due(episodes):
             return
         partners = self._greedy()
         for player in self.players:
             self._look()
-            if bool(player.population.finite()[0]):
-                self._keep(player.taken(episodes, partners))
+            self._hand_over(player, partners)
+
+    def _hand_over(self, player: Player, partners: Mapping[Role, torch.Tensor]) -> None:
+        """Hand over a copy of an agent.
+
+        A diverged one is left out: nobody can go on from it, and it would push the last sound ones out of the store.
+        """
+        if self._keep is not None and bool(player.population.finite()[0]):
+            self._keep(player.taken(self._episodes, partners))
 
     def _assess(self) -> JointPlay:
         """Value, gains and conflicts of the four greedy policies together."""

@@ -28,8 +28,12 @@ CHUNK: Final = 128 * 1024
 """Bytes of a message; what other clients use."""
 KEPT: Final = 8
 """Snapshots of an agent that stay."""
-KEPT_RELOADS: Final = 2
-"""Of those taken just before a reload: what the rollout in progress, or the last confirmed update, goes back to."""
+KEPT_RELOADS: Final = 4
+"""Of those taken just before a reload: what the rollout in progress, or the last confirmed update, goes back to.
+
+An agent is not told which of its updates were confirmed: with four, that one's outlives three later reloads (a rollout
+that was taken back has made one, or two where its watch began anew).
+"""
 REFERENCE: Final = "tars-snapshot"
 """The entry of an object's metadata that holds its reference, as JSON."""
 

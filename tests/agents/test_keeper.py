@@ -6,6 +6,7 @@ import queue
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +17,14 @@ from tars.agents.app import Host, worker
 from tars.agents.game import ROLES, Role, coordination_game
 from tars.agents.host import Applied, Reload
 from tars.agents.keeper import FIRST_SNAPSHOT, SNAPSHOT_EVERY, Keeper, Taken, is_due
-from tars.agents.world import Episode, Start, World
+from tars.agents.world import Episode, Player, Start, World
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import Journal
 from tars.runtime.provision import provision
 from tars.runtime.running_agents import running_agents
 from tars.runtime.servers import Server, start_nats
 from tars.runtime.settings import Settings
-from tars.runtime.snapshots import KEPT, NoSnapshot, Snapshots
+from tars.runtime.snapshots import KEPT, KEPT_RELOADS, NoSnapshot, Snapshots
 from tars.schemas.agent import AgentReported
 from tars.schemas.hyperparameters import ALGORITHMS as DECLARED
 from tars.schemas.hyperparameters import GAME_ROLES, Value
@@ -166,6 +167,35 @@ async def test_a_hosted_agent_that_starts_again_goes_on_from_its_newest_snapshot
     assert again[0].step > newest[0].step
 
 
+async def reloaded(player: Player, version: int, **asked: Any) -> Applied:
+    """Ask for a reload, and wait until it is in use."""
+    done, values = queue.Queue[Applied](), {**player.values(), "learning_rate": 1e-3 / version}
+    player.reload(Reload(version, f"u{version}", values, **asked), done.put)
+    return await asyncio.to_thread(done.get, timeout=SECONDS)
+
+
+@pytest.mark.anyio
+async def test_the_newest_snapshot_of_an_agent_that_went_back_is_of_what_it_went_back_to(bus: Bus) -> None:
+    keeper, snapshots = Keeper(bus), Snapshots(bus)
+    keeping = asyncio.create_task(keeper.run())
+    world = World("0", beginnings(), seed=1, tell=lambda *_: None, keep=lambda t: keeper.keep("run-0", t), pace=None)
+    world.start()
+    out = await reloaded(world.players[0], 1, snapshot_first=True, twin=1)
+    assert out.taken is not None
+    async with asyncio.timeout(SECONDS):
+        while (harmed := await snapshots.newest("policy-0")) is None or harmed.version < 1:
+            await asyncio.sleep(0.01)
+    back = await reloaded(world.players[0], 2, restore=out.taken.data)
+    async with asyncio.timeout(SECONDS):
+        while (newest := await snapshots.newest("policy-0")) is None or newest.version < 2:
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(world.stop)
+    keeping.cancel()
+    lane = Table().players["policy"]
+    checkpoint.restore(lane, 0, await snapshots.get(newest))
+    assert lane.weights_hash(0) == back.restored == out.weights_before
+
+
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_every_agent_of_a_host_that_is_told_to_end_says_that_it_stopped(bus: Bus, settings: Settings) -> None:
@@ -197,16 +227,14 @@ def taken(episode: int, agent_id: str = "policy-0", before: int | None = None) -
 @pytest.mark.anyio
 async def test_what_a_rollout_may_go_back_to_outlives_the_snapshots_that_come_after_it(bus: Bus) -> None:
     keeper, snapshots = Keeper(bus), Snapshots(bus)
-    outs = [
-        await keeper.store("run-0", taken(episode, before=version)) for version, episode in ((3, 1), (4, 2), (5, 3))
-    ]
-    for episode in range(4, 4 + KEPT + 2):
+    outs = [await keeper.store("run-0", taken(episode, before=episode + 2)) for episode in range(1, KEPT_RELOADS + 2)]
+    for episode in range(9, 9 + KEPT + 2):
         await keeper.store("run-0", taken(episode))
     kept = [ref for ref in outs if ref is not None]
-    assert [ref.name for ref in kept] == ["policy-0.run-0.v3", "policy-0.run-0.v4", "policy-0.run-0.v5"]
+    assert [ref.name for ref in kept] == [f"policy-0.run-0.v{version}" for version in (3, 4, 5, 6, 7)]
     with pytest.raises(NoSnapshot):
         await snapshots.get(kept[0])
-    assert [await snapshots.get(ref) for ref in kept[1:]] == [b"weights 2", b"weights 3"]
+    assert [await snapshots.get(ref) for ref in kept[1:]] == [b"weights %d" % episode for episode in (2, 3, 4, 5)]
 
 
 async def at_least(snapshots: Snapshots, episode: int) -> SnapshotRef:
