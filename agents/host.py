@@ -44,7 +44,8 @@ from tars.schemas.streams import configure_subject, decode, live_subject
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 30.0
-"""Live messages come at most once: the newest configuration is also read this often, and after each reconnect."""
+"""Live messages come at most once: the newest configuration is also read this often, and after each reconnect; and
+whether it was taken for lost."""
 RETRY_SECONDS: Final = 0.5
 UNREADABLE: Final = "unreadable"
 """Stands for the update of a configuration that cannot be read."""
@@ -140,7 +141,8 @@ class LiveAgent:
         self._guard = guard
         self._telling: asyncio.Task[None] | None = None
         self.agent_id, self.run_id = learner.agent_id, fresh_id("run")
-        self.heard = 0
+        self.heard = self._runs = 0
+        """The newest configuration that it has heard, and the one that it has said it runs."""
         self._history: History[AgentEvent] = History("agent", self.agent_id)
         self._is_away = False
         self._outbox: deque[tuple[str, AgentEvent, dict[str, str]]] = deque()
@@ -159,19 +161,8 @@ class LiveAgent:
         if not adopt:
             newest = await until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
             before = replace(before, heard=newest.sequence if newest else 0, refusal=None)
-        self._say(
-            f"{self.run_id}.started",
-            AgentStarted(
-                agent_id=self.agent_id,
-                run_id=self.run_id,
-                role=self.learner.role,
-                algorithm=self.learner.algorithm,
-                world=self.learner.world,
-                values=self.learner.values(),
-                heard_version=before.heard,
-                applied_version=before.applied,
-            ),
-        )
+        self._runs = before.applied
+        self._say(f"{self.run_id}.started", self._started(before.heard))
         refused = before.refusal.version if before.refusal else 0
         self.heard = max(before.applied, refused) if adopt else before.heard
         await self._bus.client.subscribe(live_subject(self.agent_id), cb=self._on_live)  # before reading: no gap
@@ -198,10 +189,33 @@ class LiveAgent:
         return bool(self._outbox) or (self._telling is not None and not self._telling.done())
 
     async def catch_up(self) -> None:
-        """Read the newest configuration: at the start, after a reconnect, and now and then."""
+        """Read what was missed: at the start, after a reconnect, and now and then."""
         newest = await until_possible(lambda: self._bus.last("AGENTS", configure_subject(self.agent_id)))
         if newest is not None:
             await self._offer(newest, f"tars.command.agent.configure.v1.{self.agent_id}")
+        if not self.has_more_to_say:
+            await self._deny_loss()
+
+    async def _deny_loss(self) -> None:
+        """Start again in the ledger, as the same run, where a rollout took it for lost while it was silent."""
+        newest = partial(self._journal.newest, "agent", self.agent_id, whatever=True)
+        history: History[AgentEvent] = await until_possible(newest)
+        known = replay(history.events)
+        if known.lost and known.run_id == self.run_id and not self.has_more_to_say:  # what it says next tells as well
+            self._say(f"{self.run_id}.lives.{history.version}", self._started(self.heard))
+
+    def _started(self, heard: int) -> AgentStarted:
+        """What it runs now."""
+        return AgentStarted(
+            agent_id=self.agent_id,
+            run_id=self.run_id,
+            role=self.learner.role,
+            algorithm=self.learner.algorithm,
+            world=self.learner.world,
+            values=self.learner.values(),
+            heard_version=heard,
+            applied_version=self._runs,
+        )
 
     async def _on_live(self, message: Msg) -> None:
         headers = message.headers or {}
@@ -350,6 +364,7 @@ class LiveAgent:
                 weights=applied.restored,
             )
             self._say(f"{cause}.restored", restored)
+        self._runs = applied.reload.version
         self._say(
             f"{cause}.reloaded",
             AgentReloaded(

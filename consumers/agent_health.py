@@ -40,9 +40,10 @@ def row(event: AgentEvent, before: AgentRow | None, at: datetime) -> AgentRow:
                 "applied": event.applied_version,
             }
         case AgentAccepted() | AgentRefused():
-            change = {"heard": max(known.heard, event.version)}
+            change = {"state": _found(known), "heard": max(known.heard, event.version)}
         case AgentReloaded():
             change = {
+                "state": _found(known),
                 "values": in_use(event),
                 "heard": max(known.heard, event.version),
                 "applied": event.version,
@@ -50,7 +51,7 @@ def row(event: AgentEvent, before: AgentRow | None, at: datetime) -> AgentRow:
                 "reload_milliseconds": event.milliseconds,
             }
         case AgentRestored():
-            change = {"restored_at": at}
+            change = {"state": _found(known), "restored_at": at}
         case AgentLost():
             change = {"state": "lost"}
         case AgentStopped():
@@ -58,6 +59,11 @@ def row(event: AgentEvent, before: AgentRow | None, at: datetime) -> AgentRow:
         case _:
             assert_never(event)
     return known.model_copy(update=change)
+
+
+def _found(known: AgentRow) -> str:
+    """Its state when it says something: one that was lost only was silent for a while."""
+    return "running" if known.state == "lost" else known.state
 
 
 def measured(report: AgentReport, at: datetime) -> AgentRow:

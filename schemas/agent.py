@@ -39,7 +39,7 @@ class AgentStarted(Event):
     kind: Literal["agent.started.v1"] = "agent.started.v1"
     agent_id: Id
     run_id: Id
-    """New at every start."""
+    """New at every start; that of before when it was lost, lives on and says so."""
     role: str
     algorithm: AlgorithmName | None
     """None: it follows a reference policy, and has nothing to reload."""
@@ -112,7 +112,7 @@ class AgentRestored(Event):
 
 
 class AgentLost(Event):
-    """It has been silent for three beats; written by the rollout that waits for it."""
+    """It has been silent for three beats; written by the rollout that waits for it. Until it says something again."""
 
     kind: Literal["agent.lost.v1"] = "agent.lost.v1"
     agent_id: Id

@@ -34,7 +34,9 @@ class RunningAgent:
     applied: int = 0
     """The ConfigureAgent whose values it runs; 0: those in its code."""
     alive: bool = False
-    """It has started, not said that it stopped, and was not lost."""
+    """It has started, not said that it stopped, and is not lost."""
+    lost: bool = False
+    """It fell silent, and has said nothing since."""
     finished: bool = False
     """It stopped because it had nothing more to do."""
     reload: AgentReloaded | None = None
@@ -60,23 +62,29 @@ def evolve(state: RunningAgent, event: AgentEvent) -> RunningAgent:  # noqa: PLR
                 heard=event.heard_version,
                 applied=event.applied_version,
                 alive=True,
+                lost=False,
                 finished=False,
             )
         case AgentAccepted():
-            return replace(state, heard=max(state.heard, event.version))
+            return replace(_found(state), heard=max(state.heard, event.version))
         case AgentReloaded():
             heard = max(state.heard, event.version)
-            return replace(state, values=in_use(event), applied=event.version, heard=heard, reload=event)
+            return replace(_found(state), values=in_use(event), applied=event.version, heard=heard, reload=event)
         case AgentRefused():
-            return replace(state, heard=max(state.heard, event.version), refusal=event)
+            return replace(_found(state), heard=max(state.heard, event.version), refusal=event)
         case AgentRestored():
-            return replace(state, restored=event)
+            return replace(_found(state), restored=event)
         case AgentLost():
-            return replace(state, alive=False)
+            return replace(state, alive=False, lost=state.alive or state.lost)
         case AgentStopped():
-            return replace(state, alive=False, finished=event.cause == "finished")
+            return replace(state, alive=False, lost=False, finished=event.cause == "finished")
         case _:
             assert_never(event)
+
+
+def _found(state: RunningAgent) -> RunningAgent:
+    """The agent when it says something: one that was lost only was silent for a while."""
+    return replace(state, alive=state.alive or state.lost, lost=False)
 
 
 def in_use(event: AgentReloaded) -> dict[str, Value]:
