@@ -121,13 +121,14 @@ class AttachedLearner:
             self.problems.add(f"at {hook.name}", error)
 
     def episode(self, returned: float) -> None:
-        """Note that an episode ended."""
+        """Note that an episode ended; where its return is not finite, it failed."""
         try:
-            self.returns.append(float(returned))
+            value = float(returned)
+            self.returns.append(value)
             self.episodes += 1
             self._look_at_weights()
             for listener in tuple(self.on_episode):
-                listener(returned)
+                listener(value)
         except Exception as error:  # noqa: BLE001 - as above
             self.problems.add("after an episode", error)
 

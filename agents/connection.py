@@ -5,7 +5,10 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from typing import Final, Literal
+
+from pydantic import ValidationError
 
 from tars.agents.attached_learner import AttachedLearner
 from tars.agents.background import BACKGROUND
@@ -135,16 +138,21 @@ class Connection:
     async def _report(self, agent: LiveAgent, reporter: Reporter) -> None:
         while True:
             while self._told:
-                episode, step, score, version, finite = self._told.popleft()
-                report = AgentReported(
-                    agent_id=agent.agent_id,
-                    run_id=agent.run_id,
-                    episode=episode,
-                    step=step,
-                    score=score,
-                    version=version,
-                    finite=finite,
-                )
+                episode, step, returned, version, finite = self._told.popleft()
+                try:
+                    report = AgentReported(
+                        agent_id=agent.agent_id,
+                        run_id=agent.run_id,
+                        episode=episode,
+                        step=step,
+                        score=returned if isfinite(returned) else 0.0,
+                        failed=not isfinite(returned),
+                        version=version,
+                        finite=finite,
+                    )
+                except ValidationError as error:  # of a measurement; without the line the agent would start anew
+                    self._learner.problems.add("an episode could not be reported", error)
+                    continue
                 reporter.report(report)
             await asyncio.sleep(FLUSH_SECONDS)
 

@@ -74,7 +74,7 @@ def measured(report: AgentReport, at: datetime) -> AgentRow:
                 agent_id=report.agent_id,
                 episode=report.episode,
                 step=report.step,
-                score=report.score,
+                score=None if report.failed else report.score,
                 finite=report.finite,
                 seen_at=at,
             )
@@ -85,7 +85,7 @@ def measured(report: AgentReport, at: datetime) -> AgentRow:
 
 
 def point(report: AgentReport, at: datetime) -> AgentPoint | None:
-    """An episode of the agent's history; a beat is none."""
-    if not isinstance(report, AgentReported):
+    """An episode of the agent's history; a beat is none, and one that failed has no place on a curve."""
+    if not isinstance(report, AgentReported) or report.failed:
         return None
     return AgentPoint(at=at, episode=report.episode, score=report.score, version=report.version)

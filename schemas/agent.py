@@ -6,6 +6,7 @@ from pydantic import Field, StrictInt
 
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
 from tars.schemas.message import By, Command, Event, Id, Reason, Report, Signed
+from tars.schemas.slots import FAILED
 from tars.schemas.snapshot import SnapshotRef
 
 
@@ -149,6 +150,13 @@ class AgentReported(Report):
     """No parameter of the learner is NaN or infinite. A diverged one may still report ordinary scores."""
     twin: bool = False
     """`agent_id` is `<agent>-twin`: a copy that goes on beside the agent, to be compared with."""
+    failed: bool = False
+    """Its return was NaN or infinite: `score` is 0 then, and says nothing."""
+
+    @property
+    def value(self) -> float:
+        """What a watch counts."""
+        return FAILED if self.failed else self.score
 
 
 class AgentBeat(Report):

@@ -34,7 +34,7 @@ class Reports:
 
     def episodes(self, agent_id: str) -> list[Episode]:
         """All episodes of an agent that were read."""
-        return [Episode(entry.time.timestamp(), entry.event.score) for entry in self._read[agent_id]]
+        return [Episode(entry.time.timestamp(), entry.event.value) for entry in self._read[agent_id]]
 
     def settled(self, agent_id: str, end: float = inf) -> list[Episode]:
         """Its newest episodes before a moment, of one run with one configuration: no reload or restart among them."""
@@ -43,7 +43,7 @@ class Reports:
             return []
         last = entries[-1].event
         same = [entry for entry in entries if (entry.event.run_id, entry.event.version) == (last.run_id, last.version)]
-        return [Episode(entry.time.timestamp(), entry.event.score) for entry in same]
+        return [Episode(entry.time.timestamp(), entry.event.value) for entry in same]
 
     def knows_the_last_change(self, agent_id: str) -> bool:
         """Whether episodes from before its last reload or restart were read: further back is nothing of use."""

@@ -171,6 +171,9 @@ LATER_ONES: Mapping[str, Message] = {
     "agent.configure.v1.3": ConfigureAgent(
         agent_id=AGENT, update_id=UPDATE, purpose="update", base=41, values=CHAMPION, by=BO, approval=SPOKEN
     ),
+    "agent.reported.v1.3": AgentReported(
+        agent_id=AGENT, run_id="r-1", episode=12, step=1200, score=0.0, version=42, finite=False, failed=True
+    ),
 }
 
 NEWER_EXAMPLES: Mapping[str, Message] = {

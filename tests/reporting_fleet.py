@@ -1,6 +1,7 @@
 """Live agents on a real server that apply at once and report episodes, with scores that a test makes up."""
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -84,9 +85,10 @@ class ReportingFleet:
         learner = self.learners[name]
         new = learner.running["learning_rate"] == CHANGE["learning_rate"]
         score = self._score(name, new, seconds) + self._dice.gauss(0, SPREAD)
+        failed = not math.isfinite(score)
         return AgentReported(
-            agent_id=name, run_id=self.agents[name].run_id, episode=episode, step=episode, score=score,
-            version=learner.version, finite=learner.finite,
+            agent_id=name, run_id=self.agents[name].run_id, episode=episode, step=episode, score=0 if failed else score,
+            failed=failed, version=learner.version, finite=learner.finite,
         )  # fmt: skip
 
     async def leave(self) -> None:

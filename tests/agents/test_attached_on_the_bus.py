@@ -7,6 +7,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,47 @@ async def test_a_run_that_ends_before_its_first_word_was_acknowledged_still_says
     found = await events(bus, said(AgentStopped))
     assert [type(event) for event in found] == [AgentStarted, AgentStopped]
     await link.close()
+
+
+async def test_a_return_that_is_no_number_is_reported_as_a_failed_episode_of_the_same_run(
+    bus: Bus, nats_server: Server
+) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    sgd = optim.SGD([weight], lr=0.1)
+    link = tars.attach(optimizer=sgd, algorithm="ppo", agent_id=AGENT, broker=nats_server.url)
+    await events(bus, said(AgentStarted))
+    for returned in (7.0, float("nan"), float("inf"), 3):
+        link.step(episode_return=returned)
+    reported = await reports(bus, 4)
+    assert [(each.score, each.failed, each.value) for each in reported] == [
+        (7.0, False, 7.0), (0.0, True, -inf), (0.0, True, -inf), (3.0, False, 3.0),
+    ]  # fmt: skip
+    await asyncio.to_thread(link.close)
+    found = await events(bus, said(AgentStopped))
+    assert [type(event) for event in found] == [AgentStarted, AgentStopped]
+    assert link.problems == ()
+
+
+async def test_a_diverged_learner_whose_returns_are_no_numbers_says_that_it_diverged(
+    bus: Bus, nats_server: Server
+) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    sgd = optim.SGD([weight], lr=0.1)
+    link = tars.attach(optimizer=sgd, algorithm="ppo", agent_id=AGENT, broker=nats_server.url)
+    await events(bus, said(AgentStarted))
+    weight.data.fill_(float("nan"))
+    link.step(episode_return=float("nan"))
+    (reported,) = await reports(bus, 1)
+    assert (reported.failed, reported.finite) == (True, False)
+    await asyncio.to_thread(link.close)
+
+
+async def reports(bus: Bus, number: int) -> list[AgentReported]:
+    """The agent's episodes, once there are so many."""
+    async with asyncio.timeout(SECONDS):
+        while len(found := await Journal(bus).messages("REPORTS", f"tars.report.agent.reported.*.{AGENT}")) < number:
+            await asyncio.sleep(0.05)
+    return [entry.event for entry in found]
 
 
 @pytest.mark.slow

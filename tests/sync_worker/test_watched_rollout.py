@@ -1,6 +1,7 @@
 """Rollouts of agents that report: a canary first, watched against the others; kept, taken back or begun anew."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -117,6 +118,15 @@ async def test_a_canary_that_diverges_is_taken_back_at_once(bus: Bus) -> None:
         events = await ended(bus, *OVER)
     assert judgements(events) == [("canary", "ROLL_BACK", "undo")]
     assert "diverged" in next(event.reason for event in events if isinstance(event, UpdateJudged))
+
+
+async def test_a_canary_whose_episodes_fail_is_taken_back(bus: Bus) -> None:
+    async with reporting(bus, lambda _, new, __: math.nan if new else 0.0, *EIGHT), at_work(bus):
+        await release(bus, *EIGHT)
+        events = await ended(bus, *OVER)
+    assert judgements(events) == [("canary", "ROLL_BACK", "undo")]
+    assert isinstance(events[-1], UpdateRolledBack)
+    assert "collapse" in events[-1].reason
 
 
 async def test_an_agent_without_others_is_compared_with_its_own_past(bus: Bus) -> None:
