@@ -88,7 +88,7 @@ _REMEDY: Final[Mapping[str, Callable[[Facts], str] | str]] = {
     ),
     "gae_lambda": "the model's and the rollout buffer's",
     "n_steps": "a new rollout buffer, after train() and before the next rollout",
-    "clip_range": "a constant schedule",
+    "clip_range": lambda facts: "a constant schedule" if facts.clips == "constant" else "the whole schedule, scaled",
     "train_freq": "a TrainFreq that counts steps",
     "buffer_size": "a new replay buffer with the newest rows, in order",
     "noise_sigma": lambda facts: "a noise object" if facts.noise == "none" else "every noise object in use",

@@ -85,7 +85,7 @@ def notes(facts: Facts) -> list[str]:
             f"learning_rate is annealed: it is managed by its start, and a new one scales the whole schedule{kept}"
         )
     if facts.clips != "constant":
-        found.append("clip_range follows a schedule: a new value replaces it by a constant")
+        found.append("clip_range is annealed: it is managed by its start, and a new one scales the whole schedule")
     if "train" in facts.own_code:
         found.append("train() is not SB3's: what it does with a value that is read back is not known")
     return found

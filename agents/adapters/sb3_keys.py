@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise as Wandering
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from tars.agents.adapters.adapter import NotApplied
@@ -22,6 +22,8 @@ from tars.schemas.hyperparameters import ALGORITHMS, Value
 
 Read = Callable[[Subject], Value]
 Write = Callable[[Subject, int | float], None]
+OWN_SCHEDULE: Final = "_tars_own"
+"""Where a schedule that was scaled keeps the one that it was made from."""
 
 
 def read(subject: Subject, name: str) -> Value:
@@ -106,7 +108,29 @@ def _clip(subject: Subject) -> Value:
 
 
 def _write_clip(subject: Subject, value: float) -> None:
-    subject.model.clip_range = FloatSchedule(value)
+    """A constant as such; a schedule scaled so that it starts with it."""
+    kind, schedule = schedule_of(subject.model.clip_range)
+    if kind == "linear":
+        made: Schedule | float = LinearSchedule(value, schedule.end * value / schedule.start, schedule.end_fraction)
+    else:
+        made = value if kind == "constant" else _scaled(getattr(schedule, OWN_SCHEDULE, schedule), value)
+    subject.model.clip_range = FloatSchedule(made)
+
+
+def _scaled(own: Schedule, start: float) -> Schedule:
+    """A schedule of the user's own times a factor; where it starts so by itself, that one.
+
+    A function in a function and nothing of TARS's in it: save() pickles it whole, and it is loaded without TARS.
+    """
+    scale = start / float(own(1.0))
+    if scale == 1.0:
+        return own
+
+    def scaled(progress_remaining: float) -> float:
+        return scale * float(own(progress_remaining))
+
+    setattr(scaled, OWN_SCHEDULE, own)
+    return scaled
 
 
 def _write_rollout(subject: Subject, value: float) -> None:

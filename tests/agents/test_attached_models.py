@@ -167,12 +167,31 @@ def test_a_schedule_of_ones_own_is_scaled_before_each_step_and_saved_as_it_was()
     assert later.after("policy rate") == pytest.approx([1e-3 * 1.5, 1e-3])
 
 
-def test_a_clip_range_that_follows_a_schedule_becomes_a_constant() -> None:
-    model = model_of("ppo", clip_range=LinearSchedule(0.3, 0.1, 1.0))
+SCHEDULES: tuple[Any, ...] = (LinearSchedule(0.3, 0.1, 1.0), lambda progress: 0.1 + 0.2 * progress)
+"""The same, as SB3's and as one's own."""
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["linear", "own"])
+def test_a_clip_range_that_anneals_is_scaled_and_as_it_was_once_it_is_back(schedule: Any) -> None:
+    model = model_of("ppo", clip_range=schedule)
     link = attached(model)
-    assert any("replaces it by a constant" in note for note in link.notes)
-    train(model, link, 96, 40, lambda: link.apply({"clip_range": 0.15}))
-    assert {model.clip_range(progress) for progress in (1.0, 0.5, 0.0)} == {0.15}
+    assert any("clip_range is annealed" in note for note in link.notes)
+    for start in (0.15, 0.2, 0.3):
+        train(model, link, 96, 40, lambda start=start: link.apply({"clip_range": start}))  # type: ignore[misc]
+        expected = [start, start * 2 / 3, start / 3]
+        assert [model.clip_range(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx(expected)
+        assert link.values["clip_range"] == pytest.approx(start)
+        again: Any = PPO.load(io.BytesIO(saved(model)))
+        assert [again.clip_range(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx(expected)
+    assert link.problems == ()
+
+
+def test_a_clip_schedule_of_ones_own_is_itself_again_once_it_is_back() -> None:
+    model = model_of("ppo", clip_range=SCHEDULES[1])
+    link = attached(model)
+    for start in (0.15, 0.2, link.values["clip_range"]):
+        assert link.apply({"clip_range": start}).state == "applied"
+    assert model.clip_range.value_schedule is SCHEDULES[1]
 
 
 def saved(model: Any) -> bytes:
