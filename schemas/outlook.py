@@ -71,7 +71,7 @@ def _with_harm(found: Outlook, known: Sequence[Sequence[Slot]], agents: int, pla
     spread, canaries = noise(known), canary_count(agents)
     controls = canaries if found.twins else max(0, len(known) - canaries)
     suited = plan_for(spread, plan, hosted=hosted)
-    harm = smallest_harm(spread, canaries, controls, suited)
+    harm = smallest_harm(spread, canaries, controls, suited, twin=found.twins)
     return replace(found, smallest_harm=harm, normalised=suited.normalised)
 
 

@@ -65,3 +65,11 @@ def test_agents_that_report_too_little_keep_nobody_else_from_being_watched() -> 
     assert found.smallest_harm == pytest.approx(smallest_harm(SPREAD**2, 1, 1, PLAN), rel=0.4)
     blind = seen_from(found, {"c"})
     assert (blind.slot_seconds, blind.unwatched) == (None, "its canaries report too few episodes")
+
+
+def test_what_is_compared_with_a_twin_finds_what_a_twin_s_formula_says() -> None:
+    found = look_ahead({"a": reporting(1.0)}, NOW, PLAN, hosted=True)
+    with_twin = smallest_harm(1.0, 1, 1, PLAN, twin=True) / smallest_harm(1.0, 1, 0, PLAN)
+    past = look_ahead({"a": reporting(1.0)}, NOW, PLAN, hosted=False)
+    assert found.twins
+    assert (found.smallest_harm or 0) / (past.smallest_harm or 1) == pytest.approx(with_twin)
