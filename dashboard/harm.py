@@ -15,6 +15,7 @@ EPISODES: Final = 60
 """Of each agent's history: more than a window before a change holds."""
 FLEET: Final = 12
 """Agents of an update whose histories are read, at each refresh of a page, to say what a watch could find."""
+LATER: Final = "The smallest harm that its watch can find is said when its rollout starts."
 
 
 class Histories(Protocol):
@@ -27,10 +28,13 @@ class Histories(Protocol):
 def foreseen(agents: Sequence[AgentRow], views: Histories, now: datetime, episodes: int) -> str:
     """What the watch of an update of these agents, so many episodes long, would be able to see, in a sentence."""
     if not agents or len(agents) > FLEET:
-        return "The smallest harm that its watch can find is said when its rollout starts."
+        return LATER
     histories = {agent.agent_id: views.history(agent.agent_id, limit=EPISODES) for agent in agents}
     plan = Plan(length=episodes)
-    return told(estimate(agents, histories, now, plan), len(agents), plan)
+    found = estimate(agents, histories, now, plan)
+    if found.slot_seconds and not found.known and any(len(rows) == EPISODES for rows in histories.values()):
+        return LATER  # they report so fast that what is read here is too little
+    return told(found, len(agents), plan)
 
 
 def estimate(

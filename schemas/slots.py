@@ -1,18 +1,20 @@
 """Episodes on one clock: what each agent of a role scored in each slot of time, so that agents can be compared.
 
-A slot lasts as long as the role's median episode, the same for all its agents, whatever their speed (WATCH.md
-section 2).
+A slot lasts as long as an ordinary agent of the role takes to report an episode, the same for all its agents, whatever
+their speed (WATCH.md section 2).
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from statistics import fmean, median
 from typing import Final, NamedTuple
 
 SILENT_INTERVALS: Final = 5
-"""An agent that reports nothing for so many of its own median intervals has fallen silent (WATCH.md section 2)."""
+"""An agent that reports nothing for so many of its own intervals has fallen silent (WATCH.md section 2)."""
+TIME_SHARE: Final = 2 / 3
+"""Of an agent's time that passes in intervals no longer than its own."""
 FAILED: Final = -math.inf
 """The value of a slot with a failed episode: taken as the lowest that counts, whatever that is."""
 SILENT: Final = math.nan
@@ -37,7 +39,7 @@ def slots(
     """Mean score in each of `count` slots of `width` seconds from `start` on.
 
     episodes: of one agent, in any order; those before `start` only tell when it was last heard. interval: the agent's
-    median interval in seconds, beyond five of which an empty slot is SILENT; None: empty is always None.
+    own in seconds, beyond five of which an empty slot is SILENT; None: empty is always None.
     """
     ordered = sorted(episodes)
     times = [episode.time for episode in ordered]
@@ -55,16 +57,38 @@ def slots(
     return tuple(found)
 
 
-def median_interval(*agents: Iterable[Episode]) -> float | None:
-    """Median seconds from one episode's end to the next: an agent's own, or pooled a role's, which is its slot.
+def own_interval(episodes: Iterable[Episode]) -> float | None:
+    """Seconds from one report of an agent to the next: TIME_SHARE of its time passes in intervals no longer.
 
-    None: no agent has ended two episodes at different times.
+    Weighed by time, since a learner's reports leave in bursts, with pauses while it learns: most of its intervals are
+    next to nothing, and so is their median. At least TIME_SHARE of its slots of this width have an episode.
+    None: it has not ended two episodes at different times.
     """
-    found: list[float] = []
-    for episodes in agents:
-        times = sorted({episode.time for episode in episodes})
-        found += [after - before for before, after in pairwise(times)]
+    times = sorted({episode.time for episode in episodes})
+    found = sorted(after - before for before, after in pairwise(times))
+    most = TIME_SHARE * sum(found)
+    return next((one for one, passed in zip(found, accumulate(found), strict=True) if passed >= most), None)
+
+
+def usual_interval(*agents: Iterable[Episode]) -> float | None:
+    """The median of the agents' own intervals, which is their role's slot; None: none of them has one."""
+    found = [own for episodes in agents if (own := own_interval(episodes)) is not None]
     return median(found) if found else None
+
+
+def patient_interval(episodes: Iterable[Episode], width: float, pause: int) -> float | None:
+    """The interval by which an agent is found silent: its own, or a slot where that is longer; None: it has none yet.
+
+    pause: empty slots in a row that it had before, at most; it may pause for 2.5 times as many without being silent.
+    """
+    own = own_interval(episodes)
+    return None if own is None else max(width, own, pause * width / 2)
+
+
+def longest_pause(row: Sequence[Slot]) -> int:
+    """Empty slots in a row, at most, since the first with a value."""
+    filled = [at for at, value in enumerate(row) if value is not None]
+    return max((after - before - 1 for before, after in pairwise([*filled, len(row)])), default=0)
 
 
 def _value(values: Sequence[float]) -> float:

@@ -8,13 +8,13 @@ from typing import Final
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.schemas.agent import AgentEvent, AgentLost, AgentStopped
-from tars.schemas.effect import LEAST_PRE, Plan
+from tars.schemas.effect import Plan
 from tars.schemas.errors import Conflict
 from tars.schemas.judgement import Judgement, Verdict, keep_or_undo
-from tars.schemas.noise import noise
+from tars.schemas.noise import is_filled, noise
 from tars.schemas.outlook import SHORTEST_SLOT, Outlook, look_ahead, plan_for
 from tars.schemas.running import RunningAgent, replay
-from tars.schemas.slots import Slot
+from tars.schemas.slots import Slot, longest_pause
 from tars.schemas.snapshot import twin_of
 from tars.schemas.update import UpdateJudged
 from tars.schemas.watch import Watch, begin, diverge, judgement, step
@@ -51,6 +51,7 @@ class Observation:
         self._start = began.timestamp()
         self._others = tuple(map(twin_of, stage.agents)) if started.twins else stage.compared
         self._reports = Reports(bus, (*stage.agents, *self._others), began)
+        self._pauses = {name: longest_pause(row) for name, row in before.items()}
         canary = [before.get(name, ()) for name in stage.agents]
         control = [before.get(name, ()) for name in stage.compared]
         self.watch = _begin(canary, control, agents, plan, twins=started.twins, again=stage.reloaded.attempt > 1)
@@ -60,7 +61,10 @@ class Observation:
         await self._reports.read()
         count = int((now.timestamp() - LATE - self._start) / self._width)
         treated, names = len(self.stage.agents), (*self.stage.agents, *self._others)
-        rows = [self._reports.slots(name, self._start, self._width, max(count, 0)) for name in names]
+        rows = [
+            self._reports.slots(name, self._start, self._width, max(count, 0), self._pauses.get(name, 0))
+            for name in names
+        ]
         while self.watch.at < count and not self.is_over:
             slot = [row[self.watch.at] for row in rows]
             self.watch = step(self.watch, slot[:treated], slot[treated:])
@@ -110,7 +114,7 @@ def _begin(
     twins: bool,
     again: bool,
 ) -> Watch:
-    known = [row for row in (*canary, *control) if sum(value is not None for value in row) >= LEAST_PRE]
+    known = [row for row in (*canary, *control) if is_filled(row)]
     suited = plan_for(noise(known), plan, hosted=all_hosted(agents)) if known else plan
     return begin(canary, () if twins else control, suited, twin=twins, restarted=again)
 

@@ -1,14 +1,14 @@
 """What the agents of a rollout report, as its watch needs it: episodes on the server's clock."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any, Final
 
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Entry, Journal
-from tars.schemas.slots import Episode, Slot, median_interval, slots
+from tars.schemas.slots import Episode, Slot, patient_interval, slots
 
 LOOK_BACK: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=3), timedelta(days=3))
 """How far back episodes are sought, until there are enough."""
@@ -53,22 +53,27 @@ class Reports:
         """Whether any of these has reported a parameter that is not finite."""
         return any(not entry.event.finite for name in agents for entry in self._read[name])
 
-    def slots(self, agent_id: str, start: float, width: float, count: int) -> tuple[Slot, ...]:
-        """What it scored in the slots from `start` on; once it is silent for long, that counts as failed."""
+    def slots(self, agent_id: str, start: float, width: float, count: int, pause: int = 0) -> tuple[Slot, ...]:
+        """What it scored in the slots from `start` on; once it is silent for long, that counts as failed.
+
+        pause: empty slots in a row that it had before, at most.
+        """
         episodes = self.episodes(agent_id)
-        return slots(episodes, start, width, count, interval=median_interval(episodes))
+        return slots(episodes, start, width, count, interval=patient_interval(episodes, width, pause))
 
     def window(self, agent_id: str, end: float, width: float, count: int) -> tuple[Slot, ...]:
         """What it scored in the `count` slots before `end`, from its last reload or restart on."""
         return slots(self.settled(agent_id, end), end - count * width, width, count)
 
 
-async def recent(bus: Bus, agents: Sequence[str], now: datetime, enough: int) -> Reports:
-    """Read as far back as it takes to find `enough` settled episodes of each agent, at most three days."""
+async def recent(
+    bus: Bus, agents: Sequence[str], now: datetime, lacking: Callable[[Reports], Collection[str]]
+) -> Reports:
+    """Read as far back as it takes until none is `lacking` but for its last change, at most three days."""
     for back in LOOK_BACK[:-1]:
         reports = Reports(bus, agents, now - back)
         await reports.read()
-        if all(len(reports.settled(name)) >= enough or reports.knows_the_last_change(name) for name in agents):
+        if all(map(reports.knows_the_last_change, lacking(reports))):
             return reports
     reports = Reports(bus, agents, now - LOOK_BACK[-1])
     await reports.read()

@@ -19,7 +19,7 @@ from tars.runtime.running_agents import running_agents
 from tars.schemas.agent import AgentStopped
 from tars.schemas.effect import Plan
 from tars.schemas.errors import Conflict
-from tars.schemas.outlook import Outlook
+from tars.schemas.outlook import Outlook, seen_from
 from tars.schemas.running import RunningAgent
 from tars.schemas.slots import Slot
 from tars.schemas.streams import history_subject
@@ -45,7 +45,7 @@ from tars.sync_worker.reload import (
     update_command,
     update_message_id,
 )
-from tars.sync_worker.reports import recent
+from tars.sync_worker.reports import Reports, recent
 from tars.sync_worker.stages import Conclude, Observe, Step, Switch, canaries, next_step, taken_back, too_long
 from tars.sync_worker.way_back import WayBack, rolled_back
 
@@ -127,7 +127,7 @@ class Rollout:
         """Say who switches first, and what the watch will be able to see."""
         names = tuple(sorted(proposal.base))  # in one order for all: of updates that want the same agents, one wins
         canary = canaries(proposal.base)
-        outlook = await self._outlook(lease, names, clock)
+        outlook = seen_from(await self._outlook(lease, names, clock), canary)
         stages = 1 if canary == names else 2
         seconds = (outlook.slot_seconds or 0.0) * (self.plan.pre + stages * self.plan.length)
         event: UpdateEvent = UpdateStarted(
@@ -150,14 +150,14 @@ class Rollout:
         """What can be watched; agents that were only just reloaded are given the time that a window needs."""
         agents = await running_agents(self.fleet.journal, names)
         began = clock.now
-        reports = await recent(self.bus, names, began, self.plan.pre + 1)
+        reports = await recent(
+            self.bus, names, began, lambda found: outlook_of(found, agents, began, self.plan).lacking
+        )
         while True:
             found = outlook_of(reports, agents, clock.now, self.plan)
-            if found.complete or found.slot_seconds is None:
-                return found
             waited = (clock.now - began).total_seconds()
-            if waited > 2 * self.plan.pre * found.slot_seconds:
-                return replace(found, slot_seconds=None, twins=False, unwatched="its agents report too few episodes")
+            if found.complete or found.slot_seconds is None or waited > 2 * self.plan.pre * found.slot_seconds:
+                return found
             if stage_of(await lease.follow()) is not Stage.RELEASED:
                 return found
             await asyncio.sleep(min(LOOK_SECONDS, found.slot_seconds))
@@ -217,7 +217,8 @@ class Rollout:
             if entry.id == update_message_id(proposal.update_id, name, step.attempt)
         ]
         names = [*step.agents, *step.compared]
-        reports = await recent(self.bus, names, min(times), self.plan.pre + 1)
+        reports = Reports(self.bus, names, min(times) - timedelta(seconds=self.plan.pre * started.slot_seconds))
+        await reports.read()
         end = min(times).timestamp()
         return {name: reports.window(name, end, started.slot_seconds, self.plan.pre) for name in names}
 

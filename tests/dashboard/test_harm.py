@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from examples import NOON
-from tars.dashboard.harm import estimate, told
+from tars.dashboard.harm import EPISODES, LATER, estimate, foreseen, told
 from tars.schemas.effect import Plan, smallest_harm
 from tars.schemas.views import AgentPoint, AgentRow
 
@@ -65,3 +65,19 @@ def test_agents_that_report_nothing_cannot_be_watched() -> None:
     assert told(estimate(fleet(2), {}, NOON, PLAN), 2, PLAN) == (
         "Nothing of it can be watched: its agents report no episodes."
     )
+
+
+class Told:
+    """Episodes in bursts of ten each second, as vectorised environments end them."""
+
+    def history(self, agent_id: str, *, offset: int = 0, limit: int = 100) -> list[AgentPoint]:
+        del agent_id
+        return [
+            AgentPoint(at=NOON - timedelta(seconds=1 + n // 10), episode=-n, score=0.5, version=3)
+            for n in range(offset, offset + limit)
+        ]
+
+
+def test_of_an_agent_too_fast_for_a_page_the_harm_is_said_when_its_rollout_starts() -> None:
+    assert len(Told().history("a", limit=EPISODES)) < 15 * 10
+    assert foreseen(fleet(1, world=None), Told(), NOON, 60) == LATER
