@@ -21,7 +21,7 @@ from tars.runtime.bus import Bus, NotAdmitted, Unreachable, connect_bus
 from tars.runtime.journal import Journal
 from tars.runtime.provision import differences
 from tars.runtime.refusals import NotPermitted
-from tars.runtime.settings import Settings
+from tars.runtime.settings import Settings, bare
 from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.message import By
@@ -49,7 +49,7 @@ async def nats_findings(settings: Settings) -> list[Finding]:
     except (NotAdmitted, BadSeed) as error:
         return [wrong("NATS", *str(error).split(": ", 1))]
     except Unreachable:
-        return [wrong("NATS", f"no server answers at {url}", "start one with `tars up`, or set NATS_URL")]
+        return [wrong("NATS", f"no server answers at {bare(url)}", "start one with `tars up`, or set NATS_URL")]
     try:
         return [finding for check in CHECKS async for finding in _safely(check, bus, settings)]
     finally:
@@ -207,7 +207,7 @@ async def redis_finding(settings: Settings) -> Finding:
     if not settings.use_redis:
         return ok("Redis", "not used: USE_REDIS=false")
     url = settings.redis_url or str(endpoints(settings.tars_data).get("redis") or settings.redis)
-    where = url.rpartition("@")[2]
+    where = bare(url)
     client = redis.asyncio.Redis.from_url(url, socket_timeout=ASK_SECONDS, socket_connect_timeout=ASK_SECONDS)
     try:
         info: dict[str, Any] = await client.info("server")
