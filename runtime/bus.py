@@ -207,6 +207,12 @@ class Bus:
             log.debug("closed without a farewell", extra={"error": repr(error)})
 
 
+def copies_away(info: StreamInfo) -> list[str]:
+    """Servers that should have a copy of this stream, and are gone or do not keep up."""
+    peers = (info.cluster.replicas if info.cluster else None) or ()
+    return [str(peer.name) for peer in peers if peer.offline or not peer.current]
+
+
 def header_bytes(headers: Mapping[str, str]) -> int:
     """How many bytes headers have on the wire: the server counts them as it does the body's."""
     lines = sum(len(key.encode()) + len(value.encode()) + len(": \r\n") for key, value in headers.items())

@@ -188,6 +188,16 @@ def test_a_process_in_the_cluster_gets_what_up_would_give_it() -> None:
         assert read.stream_replicas == 3
 
 
+@needs_helm
+@pytest.mark.parametrize(("store", "enough"), [("64GB", 48e9), ("10GB", 7.5e9), ("2T", 1.5e12)])
+def test_the_alert_of_a_full_store_knows_how_much_the_servers_may_store(store: str, enough: float) -> None:
+    objects = rendered(monitoring__rules="true", nats__maxFileStore=store)
+    [found] = [found for found in objects if found["kind"] == "PrometheusRule"]
+    alerts = {rule.get("alert"): rule for group in found["spec"]["groups"] for rule in group["rules"]}
+    assert float(alerts["TarsStorageFills"]["expr"].rpartition(" > ")[2]) == enough
+    assert alerts["TarsStorageFills"]["annotations"]["summary"].endswith(f"B of {store}")
+
+
 LOGIN = {
     "settings__OIDC_ISSUER": "https://idp.example.org", "settings__OIDC_CLIENT_ID": "tars", "trust__configMap": "trust",
     "trust__pageKeySecret__name": "page", "trust__loginSecret__name": "login",

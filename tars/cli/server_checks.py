@@ -17,7 +17,7 @@ from tars.cli.finding import Finding, look, ok, wrong
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.commands import endpoints, nats_address
 from tars.runtime.access import BadSeed, access_of
-from tars.runtime.bus import Bus, NotAdmitted, Unreachable, connect_bus
+from tars.runtime.bus import Bus, NotAdmitted, Unreachable, connect_bus, copies_away
 from tars.runtime.journal import Journal
 from tars.runtime.provision import differences
 from tars.runtime.refusals import NotPermitted
@@ -25,7 +25,7 @@ from tars.runtime.settings import Settings, bare
 from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.message import By
-from tars.schemas.streams import DURABLES, ROLES
+from tars.schemas.streams import DURABLES, ROLES, STREAMS
 
 PATIENCE: Final = 3.0
 ASK_SECONDS: Final = 2.0
@@ -115,6 +115,19 @@ async def streams(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
         yield look("REPORTS", "it has one copy, as when it was made: without its server, rollouts wait", todo)
 
 
+async def copies(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
+    """Whether a server is away that should have copies: the next one that goes takes the ledger with it."""
+    if settings.stream_replicas == 1:
+        return
+    away = {name: copies_away(await bus.stream(name)) for name in STREAMS}
+    if servers := sorted({server for found in away.values() for server in found}):
+        lacking = ", ".join(name for name, found in away.items() if found)
+        todo = "start it again, or docs/operations.md, TarsCopiesAway"
+        yield look("copies", f"{', '.join(servers)} has not all of {lacking}", todo)
+    else:
+        yield ok("copies", f"{settings.stream_replicas} of each stream, on servers that keep up")
+
+
 async def clock(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
     """The server's clock against ours: deadlines are made by one and judged by another."""
     before = datetime.now(UTC)
@@ -199,7 +212,7 @@ async def dead_letters(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
         yield ok("dead letters", "none")
 
 
-CHECKS: Final[tuple[Check, ...]] = (server, jetstream, streams, clock, rights, workers, dead_letters)
+CHECKS: Final[tuple[Check, ...]] = (server, jetstream, streams, copies, clock, rights, workers, dead_letters)
 
 
 async def redis_finding(settings: Settings) -> Finding:

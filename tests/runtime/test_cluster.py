@@ -10,10 +10,12 @@ from nats.errors import Error as NatsError
 
 from clusters import Cluster
 from examples import EXAMPLES
-from tars.cli.server_checks import streams
+from tars.cli.server_checks import copies, streams
+from tars.consumers.lag import show_stream
 from tars.runtime.backup import back_up, restore
 from tars.runtime.bus import Bus, connect_bus
 from tars.runtime.journal import History, Journal
+from tars.runtime.metrics import REGISTRY
 from tars.runtime.provision import CannotProvision, differences, provision_in_time
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
@@ -118,6 +120,28 @@ async def test_nothing_acknowledged_is_lost_when_all_are_restarted_one_after_the
     stored = await load.stored()
     assert set(load.acknowledged) <= set(stored)
     assert max(stored.values()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_server_that_is_away_is_named_by_the_doctor_and_counted(cluster: Cluster, bus_of_three: Bus) -> None:
+    settings = Settings(stream_replicas=3)
+    async with asyncio.timeout(60):
+        while [finding.state async for finding in copies(bus_of_three, settings)] != ["ok"]:
+            await asyncio.sleep(0.2)
+        cluster.servers["cluster-2"].kill()
+        while True:  # whoever led what lay there is replaced first
+            try:
+                (found,) = [finding async for finding in copies(bus_of_three, settings)]
+                show_stream("EVENTS", await bus_of_three.stream("EVENTS"))
+            except (NatsError, OSError, TimeoutError):
+                continue
+            if "EVENTS" in found.found:
+                break
+            await asyncio.sleep(0.2)
+    assert found.state == "look"
+    assert found.found.startswith("cluster-2 has not all of ")
+    assert REGISTRY.get_sample_value("tars_stream_copies_away", {"stream": "EVENTS"}) == 1
 
 
 @pytest.mark.slow
