@@ -146,7 +146,7 @@ async def test_a_server_that_is_away_is_named_by_the_doctor_and_counted(cluster:
 
 @pytest.mark.slow
 async def test_reports_that_are_acknowledged_early_stay_where_they_were_made(cluster: Cluster) -> None:
-    """NATS lets that be changed of no stream: a server that became one of three goes on with what it has."""
+    """NATS lets that be changed of no stream: a cluster that was provisioned with one copy goes on with what it has."""
     bus = await connect_bus(cluster.url, "test", patience=20)
     await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=1)
     done = await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=3)
