@@ -268,10 +268,10 @@ VOLUME = {"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}}
 @needs_helm
 def test_the_chart_makes_no_cluster_of_a_single_server_which_would_delete_the_ledger() -> None:
     with kubernetes(data_tars_nats_0=VOLUME) as single:
-        assert "servers delete the streams of a single server" in refusal(single, "nats.replicas=3")
+        assert "a server that joins a cluster deletes the streams it had" in refusal(single, "nats.replicas=3")
         assert refusal(single, "nats.replicas=1") == ""
     with kubernetes(data_tars_nats_0=VOLUME, data_tars_nats_1=VOLUME) as cluster:
-        assert "and the other way round" in refusal(cluster, "nats.replicas=1")
+        assert "a single one does not open those of a cluster" in refusal(cluster, "nats.replicas=1")
         assert refusal(cluster, "nats.replicas=5") == ""
     with kubernetes() as empty:
         assert refusal(empty, "nats.replicas=3") == ""
@@ -279,7 +279,12 @@ def test_the_chart_makes_no_cluster_of_a_single_server_which_would_delete_the_le
 
 @needs_helm
 def test_the_chart_closes_no_nats_while_it_runs() -> None:
-    secure = ("nats.secure.seedsSecret=s", "nats.secure.keysConfigMap=k", "nats.secure.tlsSecret=t")
+    secure = (
+        "nats.secure.seedsSecret=s",
+        "nats.secure.keysConfigMap=k",
+        "nats.secure.tlsSecret=t",
+        "nats.secure.routesSecret=r",
+    )
     config = {"kind": "ConfigMap", "metadata": {"name": "tars-nats"}, "data": {"nats.conf": ""}}
     with kubernetes(tars_nats=config) as opened:
         assert "while NATS runs" in refusal(opened, *secure)
@@ -338,7 +343,9 @@ def test_a_page_at_which_nobody_logs_in_is_let_out_of_the_cluster_by_nobody() ->
 
 @needs_helm
 def test_a_pod_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_other() -> None:
-    secure = {f"nats__secure__{name}": name.lower() for name in ("seedsSecret", "keysConfigMap", "tlsSecret")}
+    secure = {
+        f"nats__secure__{name}": name.lower() for name in ("seedsSecret", "keysConfigMap", "tlsSecret", "routesSecret")
+    }
     roles = dict.fromkeys(VALUES["workers"])
     for found in rendered(**secure):
         if found["kind"] not in {"Deployment", "Job"}:
