@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from nats.errors import Error as NatsError
+from nats.js.api import StreamInfo
 from redis.exceptions import RedisError
 
 from tars.runtime import metrics
 from tars.runtime import view_changes as keys
-from tars.runtime.bus import Bus
+from tars.runtime.bus import Bus, copies_away
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.view_changes import Changes
 from tars.runtime.view_store import MemoryViews, RedisWriter
-from tars.schemas.streams import DURABLES, STREAMS
+from tars.schemas.streams import BUCKETS, DURABLES, STREAMS
 from tars.schemas.views import PipelineRow, StatsRow
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,8 @@ async def watch_lag(bus: Bus, memory: MemoryViews, writer: RedisWriter | None, h
             changes.put(keys.PIPELINE, {row.durable: row.model_dump_json() for row in rows})
             changes.put(keys.METRICS, {"history_cap": str(history_cap)})
             memory.apply(changes)
-            for stream in STREAMS:
-                state = (await bus.stream(stream)).state
-                metrics.STREAM_MESSAGES.labels(stream).set(state.messages)
-                metrics.STREAM_BYTES.labels(stream).set(state.bytes)
+            for stream in (*STREAMS, *(bucket.stream for bucket in BUCKETS.values())):
+                show_stream(stream, await bus.stream(stream))
             if writer is not None:
                 used = await writer.use()
                 changes.put(keys.METRICS, {name: str(value) for name, value in used.items()})
@@ -59,6 +58,13 @@ def show(rows: Sequence[PipelineRow], stats: StatsRow) -> None:
         metrics.REDELIVERED.labels(row.durable).set(row.redelivered)
     for view in COUNTED:
         metrics.VIEW_ROWS.labels(view).set(getattr(stats, view))
+
+
+def show_stream(name: str, info: StreamInfo) -> None:
+    """Put what a stream holds, and what it lacks, on the gauges."""
+    metrics.STREAM_MESSAGES.labels(name).set(info.state.messages)
+    metrics.STREAM_BYTES.labels(name).set(info.state.bytes)
+    metrics.STREAM_AWAY.labels(name).set(len(copies_away(info)))
 
 
 async def _measure(bus: Bus, name: str) -> PipelineRow:

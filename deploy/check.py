@@ -75,6 +75,7 @@ RENDERED: Final[Mapping[str, Values]] = {
         "nats.secure.seedsSecret": "tars-seeds",
         "nats.secure.keysConfigMap": "tars-keys",
         "nats.secure.tlsSecret": "tars-nats-tls",
+        "nats.secure.routesSecret": "tars-nats-routes",
         "trust.pageKeySecret.name": "tars-page",
         "redis.mode": "none",
     },
@@ -93,6 +94,11 @@ REFUSED: Final[Mapping[str, Values]] = {
     "NATS that is nowhere": {"nats.bundled": "false"},
     "a cluster of two": {"nats.replicas": "2"},
     "seeds without certificates": {"nats.secure.seedsSecret": "tars-seeds"},
+    "secured servers that ask each other for nothing": {
+        "nats.secure.seedsSecret": "tars-seeds",
+        "nats.secure.keysConfigMap": "tars-keys",
+        "nats.secure.tlsSecret": "tars-nats-tls",
+    },
 }
 """Mistakes, which must be caught before anything is sent to a cluster."""
 SOME_SERVER: Final[Values] = {
@@ -101,6 +107,7 @@ SOME_SERVER: Final[Values] = {
     "NATS_REGION": "far",
     "NATS_STORE": '"/var/lib/nats"',
     "NATS_ROUTES": '["nats://10.0.0.1:6222"]',
+    "NATS_ROUTE_PASSWORD": '"secret"',
     "NATS_HUB": '["nats://10.0.0.1:7422"]',
     **dict.fromkeys(("NATS_LISTEN", "NATS_HTTP", "NATS_CLUSTER", "NATS_LEAFNODES", "NATS_LEAF"), '"127.0.0.1:4222"'),
 }
@@ -182,7 +189,7 @@ def checks() -> Iterator[Check]:
     nats = {file.stem: file.read_text() for file in (DEPLOY / "nats").glob("*.conf")}
     yield Check("NATS configuration", lambda: nats_takes(nats=nats["server"]))
     yield Check("NATS configuration, secured", lambda: nats_takes(nats=nats["secure"], accounts=nats["accounts"]))
-    for name in ("cluster", "hub", "leaf", "hub-cluster", "leaf-cluster"):
+    for name in ("cluster", "secure-cluster", "hub", "leaf", "hub-cluster", "leaf-cluster"):
         yield Check(f"NATS configuration, {name}", lambda n=name: nats_takes(**nats | {"nats": nats[n]}))  # type: ignore[misc]
     yield Check("Dockerfile", lambda: run("hadolint", DEPLOY / "Dockerfile"))
     specification = ("--builtin-schema", "vendor.compose-spec")

@@ -18,7 +18,8 @@ from nats.js.errors import APIError, NotFoundError
 
 from tars.runtime import metrics
 from tars.runtime.access import Access
-from tars.runtime.refusals import PromptClient, Refusals
+from tars.runtime.refusals import PromptClient, Refusals, Unencrypted
+from tars.runtime.settings import bare
 from tars.runtime.signing import Signs
 from tars.runtime.telemetry import trace_headers
 from tars.schemas.errors import Conflict, TarsError, Transient
@@ -206,6 +207,12 @@ class Bus:
             log.debug("closed without a farewell", extra={"error": repr(error)})
 
 
+def copies_away(info: StreamInfo) -> list[str]:
+    """Servers that should have a copy of this stream, and are gone or do not keep up."""
+    peers = (info.cluster.replicas if info.cluster else None) or ()
+    return [str(peer.name) for peer in peers if peer.offline or not peer.current]
+
+
 def header_bytes(headers: Mapping[str, str]) -> int:
     """How many bytes headers have on the wire: the server counts them as it does the body's."""
     lines = sum(len(key.encode()) + len(value.encode()) + len(": \r\n") for key, value in headers.items())
@@ -263,7 +270,7 @@ async def connect_bus(
         except (NatsError, OSError, TimeoutError) as error:
             if until is not None and (line.is_barred or asyncio.get_running_loop().time() >= until):
                 raise line.why_not() from error
-            log.warning("waiting for NATS", extra={"url": url, "error": str(line.error or type(error).__name__)})
+            log.warning("waiting for NATS", extra={"url": bare(url), "error": str(line.error or type(error).__name__)})
             await asyncio.sleep(0.2)
 
 
@@ -282,7 +289,7 @@ class _Line:
     @property
     def is_barred(self) -> bool:
         """The server does not know who comes, or nobody here knows the server: no patience helps."""
-        return NOT_KNOWN in str(self.error).lower() or isinstance(self.error, ssl.SSLError)
+        return NOT_KNOWN in str(self.error).lower() or isinstance(self.error, ssl.SSLError | Unencrypted)
 
     async def connect(self, limit: asyncio.Timeout | None = None) -> PromptClient:
         """Connect; try again for ever, or until barred, which ends `limit`."""
@@ -324,11 +331,14 @@ class _Line:
 
     def why_not(self) -> Unreachable:
         """Say why there is no connection, and what to do."""
+        where = bare(self._url)
         if NOT_KNOWN in str(self.error).lower():
             return NotAdmitted(
-                f"NATS at {self._url} does not know this process as {self._role}: set NATS_NKEY_FILE to the seed "
+                f"NATS at {where} does not know this process as {self._role}: set NATS_NKEY_FILE to the seed "
                 "of that role, or TARS_DATA to the folder of `tars up --secure`"
             )
         if isinstance(self.error, ssl.SSLError):
-            return NotAdmitted(f"NATS at {self._url} has a certificate that does not count here: set NATS_CA_FILE")
-        return Unreachable(f"no NATS server answers at {self._url}: start one with `tars up`, or set NATS_URL")
+            return NotAdmitted(f"NATS at {where} has a certificate that does not count here: set NATS_CA_FILE")
+        if isinstance(self.error, Unencrypted):
+            return NotAdmitted(f"NATS at {where} speaks no TLS, so nothing was sent: secure it (docs/deployment.md)")
+        return Unreachable(f"no NATS server answers at {where}: start one with `tars up`, or set NATS_URL")

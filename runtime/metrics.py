@@ -115,8 +115,11 @@ UNACKNOWLEDGED = _gauge(
 REDELIVERED = _gauge(
     "tars_consumer_redelivered_messages", "Messages of a durable that came back at least once.", "durable"
 )
-STREAM_MESSAGES = _gauge("tars_stream_messages", "Messages that a stream holds.", "stream")
+STREAM_MESSAGES = _gauge("tars_stream_messages", "Messages that a stream, or a bucket's stream, holds.", "stream")
 STREAM_BYTES = _gauge("tars_stream_bytes", "Bytes that a stream holds on each of its servers.", "stream")
+STREAM_AWAY = _gauge(
+    "tars_stream_copies_away", "Copies of a stream on servers that are gone, or do not keep up.", "stream"
+)
 
 VIEW_CURRENT = _gauge(
     "tars_view_current_timestamp_seconds", "When the views last held everything of a stream; Unix time.", "stream"

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.errors import StaleConnectionError
 
 from tars.schemas.errors import TarsError
@@ -100,6 +101,30 @@ class Refusals:
         if now - self._said.get(what, -SAY_AGAIN) >= SAY_AGAIN:  # it may be asked for many times in a second
             self._said[what] = now
             log.error(refusal, extra={"role": self._role, "what": verb, "subject": subject})
+
+
+class Unencrypted(NatsError):
+    """A server whose address asks for TLS speaks in the clear: it has none, or somebody in between took it away."""
+
+
+_process_info = Client._process_info  # noqa: SLF001
+
+
+async def _encrypted(client: Client, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
+    """Take what a server says of itself; raises Unencrypted before anything is sent to one that should speak TLS."""
+    server, transport = client._current_server, client._transport  # noqa: SLF001
+    scheme = server.uri.scheme if server else ""
+    wanted = initial_connection and (scheme == "tls" or (scheme == "nats" and "tls" in client.options))
+    if wanted and not info.get("tls_required"):
+        if transport is not None:
+            transport.close()  # type: ignore[no-untyped-call]
+        raise Unencrypted("the server speaks no TLS, and its address asks for it")
+    await _process_info(client, info, initial_connection)
+
+
+# nats-py speaks TLS only where the server's first line, which comes in the clear, asks for it. Here for every client:
+# the bus's and FastStream's, at their first connection and at all later ones.
+Client._process_info = _encrypted  # type: ignore[method-assign,assignment] # noqa: SLF001
 
 
 class PromptClient(Client):

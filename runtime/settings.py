@@ -1,5 +1,6 @@
 """Every setting, its unit and its bounds, in one place; names as in the table of docs/operations.md."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,11 @@ from tars.schemas.update import ApprovalMode
 
 class BadSetting(TarsError):
     """A variable has a value that is not allowed; the message names variable, value and what is."""
+
+
+def bare(url: str) -> str:
+    """Leave names and passwords out of an address, or out of several with commas between: so it may be shown."""
+    return re.sub(r"(^|://|,)[^/,]*@", r"\1", url)
 
 
 class Settings(BaseSettings):

@@ -18,7 +18,7 @@ from typing import Final
 from tars.runtime.access import AUTHORITY, FOLDER, Access, access_of, keys_in, seed_path
 from tars.runtime.bus import connect_bus
 from tars.runtime.provision import provision
-from tars.runtime.servers import Server, start_nats, start_valkey
+from tars.runtime.servers import Server, StartError, start_nats, start_valkey
 from tars.runtime.settings import Settings
 from tars.runtime.signing import ensure_operator, ensure_page
 from tars.runtime.supervisor import Program, Supervisor
@@ -121,13 +121,22 @@ class Servers:
         """Start a server again that died, until cancelled."""
         while True:
             await asyncio.sleep(0.5)
-            if self._nats is not None and not self._nats.alive:
-                log.error("nats-server died: starting it again")
-                port = int(self._nats.url.rpartition(":")[2])
-                self._nats = await asyncio.to_thread(start_nats, self._folder / "nats", port=port, keys=self.keys)
-            if self._valkey is not None and not self._valkey.alive:
-                log.error("valkey died: starting it again")
-                self._valkey = await asyncio.to_thread(start_valkey, self._folder / "valkey")
+            for brought_back in (self._nats_again, self._valkey_again):
+                try:
+                    await brought_back()
+                except (StartError, OSError) as error:  # its port is taken for now, the disk is full
+                    log.warning("it did not start, and is tried again", extra={"error": str(error)})
+
+    async def _nats_again(self) -> None:
+        if self._nats is not None and not self._nats.alive:
+            log.error("nats-server died: starting it again")
+            port = int(self._nats.url.rpartition(":")[2])
+            self._nats = await asyncio.to_thread(start_nats, self._folder / "nats", port=port, keys=self.keys)
+
+    async def _valkey_again(self) -> None:
+        if self._valkey is not None and not self._valkey.alive:
+            log.error("valkey died: starting it again")
+            self._valkey = await asyncio.to_thread(start_valkey, self._folder / "valkey")
 
     def stop(self) -> None:
         """Stop what was started here."""

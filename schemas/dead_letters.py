@@ -10,6 +10,9 @@ from tars.schemas.views import DeadRow
 LONGEST_BODY: Final = 4000
 """Characters of a body that a list shows."""
 
+WORKERS: Final = "tars.dead.COMMANDS."
+"""Where only the workers that decide about commands may write."""
+
 CUT: Final = "it was too large to be put aside whole, and its body is cut"
 
 
@@ -26,8 +29,18 @@ def row(sequence: int, at: datetime, subject: str, body: bytes, headers: Mapping
         attempts=int(attempts) if attempts.isdecimal() and attempts.isascii() else 0,
         id=headers.get("Tars-Dead-Id", ""),
         body=body.decode(errors="replace"),
-        not_again=CUT if "Tars-Dead-Cut" in headers else cannot_be_sent_again(original),
+        not_again=CUT if "Tars-Dead-Cut" in headers else _never(subject) or cannot_be_sent_again(original),
     )
+
+
+def _never(subject: str) -> str | None:
+    """Why nothing on this subject of DEAD is sent again, whatever its headers say.
+
+    Whoever hosts an agent puts letters aside too: one that says it was an approval would be signed by who sends it.
+    """
+    if subject.startswith(WORKERS):
+        return None
+    return f"it lies on {subject}: only what a worker put aside, on {WORKERS}*, was a command that people send"
 
 
 def listed(letter: DeadRow) -> DeadRow:

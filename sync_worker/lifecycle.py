@@ -119,9 +119,12 @@ class Facts:
 def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:  # noqa: PLR0911 - one for each command
     """Say what happens because of `command`.
 
-    Raises Refused, which leaves no event, for a command about an update that nobody proposed, and for a proposal by who
-    may not: an event for each would let a flood fill a ledger that is kept for ever.
+    Raises Refused, which leaves no event, for a command that is barred and proves no name, for one about an update that
+    nobody proposed, and for a proposal by who may not: an event for each would let a flood fill a ledger that is kept
+    for ever.
     """
+    if facts.barred and not facts.by.signed:
+        raise Refused(facts.barred)
     if isinstance(command, ProposeUpdate):
         return _propose(state, command, facts)
     if state.stage is Stage.UNKNOWN:

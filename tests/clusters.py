@@ -1,12 +1,13 @@
 """nats-servers run from the configurations in deploy/nats, and a link between two of them that can be cut."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -49,24 +50,32 @@ class Deployed:
 
 
 class Cluster:
-    """Servers of one configuration in deploy/nats on loopback, which know each other; more is said to all of them."""
+    """Servers of one configuration in deploy/nats on loopback, which know each other; more is said to all of them.
 
-    def __init__(self, folder: Path, size: int = 3, config: str = "cluster", **variables: str) -> None:
+    configs: the folder of the configurations. password: what the servers ask of each other, where theirs asks for one.
+    """
+
+    def __init__(
+        self, folder: Path, size: int = 3, config: str = "cluster", configs: Path = DEPLOY, password: str = "",
+        **variables: str,
+    ) -> None:  # fmt: skip
         clients, routes, self._http = free_ports(size), free_ports(size), free_ports(size)
         self.doors = free_ports(size)
         """Ports for the servers of other regions."""
         self.url = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
-        known = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+        self.open_routes = _routes(routes)
+        """To all of them, as somebody knows them who knows no password."""
         self.servers = {
             f"{config}-{number}": Deployed(
-                DEPLOY / f"{config}.conf",
+                configs / f"{config}.conf",
                 folder / f"{config}-{number}.log",
                 NATS_NAME=f"{config}-{number}",
                 NATS_LISTEN=f'"127.0.0.1:{clients[number]}"',
                 NATS_LEAF=f'"127.0.0.1:{clients[number]}"',
                 NATS_HTTP=f'"127.0.0.1:{self._http[number]}"',
                 NATS_CLUSTER=f'"127.0.0.1:{routes[number]}"',
-                NATS_ROUTES=f"[{known}]",
+                NATS_ROUTES=_routes(routes, f"tars:{password}@" if password else ""),
+                NATS_ROUTE_PASSWORD=f'"{password}"',
                 NATS_LEAFNODES=f'"127.0.0.1:{self.doors[number]}"',
                 NATS_STORE=f'"{folder / f"{config}-{number}"}"',
                 **variables,
@@ -82,10 +91,23 @@ class Cluster:
                 assert time.monotonic() < end, f"the server with port {port} does not become healthy"
                 time.sleep(0.1)
 
+    def peers(self) -> set[str]:
+        """Names of the servers to which any of them has a route."""
+        found: set[str] = set()
+        for port in self._http:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/routez", timeout=2) as answer:
+                found |= {route["remote_name"] for route in json.load(answer)["routes"]}
+        return found
+
     def stop(self) -> None:
         """End them all."""
         for server in self.servers.values():
             server.kill()
+
+
+def _routes(ports: Sequence[int], user: str = "") -> str:
+    known = ", ".join(f'"nats://{user}127.0.0.1:{port}"' for port in ports)
+    return f"[{known}]"
 
 
 def _is_healthy(port: int) -> bool:

@@ -4,8 +4,11 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -133,6 +136,23 @@ def test_a_container_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_othe
     assert set(secured["services"]) == {*OURS, "nats"}
 
 
+@pytest.mark.parametrize("file", ["docs/deployment.md", "deploy/compose.secure.yaml"])
+def test_a_secured_compose_is_given_the_seeds_that_its_containers_use_and_nothing_else(
+    file: str,
+) -> None:
+    secured = yaml.safe_load((DEPLOY / "compose.secure.yaml").read_text())
+    [(handed, _)] = re.findall(
+        r"sudo chown (?:-R )?10001 deploy/nats-keys(/\{(.*)\}\.nk)?$", (ROOT / file).read_text(), re.MULTILINE
+    )
+    assert set(handed[2:-4].split(",")) == set(secured["secrets"]) - {"ca"}
+
+
+def test_the_image_has_a_folder_of_its_user_wherever_a_volume_is_mounted() -> None:
+    volumes = [volume for service in OURS.values() for volume in service.get("volumes", ()) if volume[0] != "."]
+    made = re.findall(r"install -d -o 10001 -g 10001 (\S+)", (DEPLOY / "Dockerfile").read_text())
+    assert {volume.split(":")[1] for volume in volumes} == set(made)
+
+
 def test_every_image_has_its_version() -> None:
     images = [service["image"] for service in COMPOSE["services"].values() if service not in OURS.values()]
     images += [VALUES["nats"]["image"], VALUES["redis"]["image"]]
@@ -188,6 +208,92 @@ def test_a_process_in_the_cluster_gets_what_up_would_give_it() -> None:
         assert read.stream_replicas == 3
 
 
+@needs_helm
+@pytest.mark.parametrize(("store", "enough"), [("64GB", 48e9), ("10GB", 7.5e9), ("2T", 1.5e12)])
+def test_the_alert_of_a_full_store_knows_how_much_the_servers_may_store(store: str, enough: float) -> None:
+    objects = rendered(monitoring__rules="true", nats__maxFileStore=store)
+    [found] = [found for found in objects if found["kind"] == "PrometheusRule"]
+    alerts = {rule.get("alert"): rule for group in found["spec"]["groups"] for rule in group["rules"]}
+    assert float(alerts["TarsStorageFills"]["expr"].rpartition(" > ")[2]) == enough
+    assert alerts["TarsStorageFills"]["annotations"]["summary"].endswith(f"B of {store}")
+
+
+@contextmanager
+def kubernetes(**objects: Mapping[str, Any]) -> Iterator[str]:
+    """The address of what answers helm as a cluster does that has these objects alone: name -> object."""
+    kinds = ("ConfigMap", "PersistentVolumeClaim")
+    known: dict[str, object] = {
+        "/version": {"major": "1", "minor": "33", "gitVersion": "v1.33.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "groups": []},
+    }
+    resources = [{"name": f"{kind.lower()}s", "namespaced": True, "kind": kind, "verbs": ["get"]} for kind in kinds]
+    known["/api/v1"] = {"kind": "APIResourceList", "groupVersion": "v1", "resources": resources}
+    for name, found in objects.items():
+        known[f"/api/v1/namespaces/tars/{found['kind'].lower()}s/{name.replace('_', '-')}"] = {
+            "apiVersion": "v1",
+            **found,
+        }
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = known.get(self.path.partition("?")[0])
+            self.send_response(200 if found else 404)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(found or {"kind": "Status", "reason": "NotFound", "code": 404}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def refusal(address: str, *values: str) -> str:
+    """What the chart itself says against an upgrade there; empty: nothing."""
+    words = [word for value in values for word in ("--set", value)]
+    command = [str(HELM), "template", "tars", str(CHART), "--namespace", "tars", "--is-upgrade", "--dry-run=server"]
+    reach = ["--disable-openapi-validation", "--kube-apiserver", address, "--kube-token", "x"]
+    done = subprocess.run([*command, *words, *reach], capture_output=True, text=True, check=False)
+    assert "no matches for kind" in done.stderr or "execution error" in done.stderr, done.stderr  # it came that far
+    return done.stderr.partition("execution error at ")[2]
+
+
+VOLUME = {"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}}
+
+
+@needs_helm
+def test_the_chart_makes_no_cluster_of_a_single_server_which_would_delete_the_ledger() -> None:
+    with kubernetes(data_tars_nats_0=VOLUME) as single:
+        assert "a server that joins a cluster deletes the streams it had" in refusal(single, "nats.replicas=3")
+        assert refusal(single, "nats.replicas=1") == ""
+    with kubernetes(data_tars_nats_0=VOLUME, data_tars_nats_1=VOLUME) as cluster:
+        assert "a single one does not open those of a cluster" in refusal(cluster, "nats.replicas=1")
+        assert refusal(cluster, "nats.replicas=5") == ""
+    with kubernetes() as empty:
+        assert refusal(empty, "nats.replicas=3") == ""
+
+
+@needs_helm
+def test_the_chart_closes_no_nats_while_it_runs() -> None:
+    secure = (
+        "nats.secure.seedsSecret=s",
+        "nats.secure.keysConfigMap=k",
+        "nats.secure.tlsSecret=t",
+        "nats.secure.routesSecret=r",
+    )
+    config = {"kind": "ConfigMap", "metadata": {"name": "tars-nats"}, "data": {"nats.conf": ""}}
+    with kubernetes(tars_nats=config) as opened:
+        assert "while NATS runs" in refusal(opened, *secure)
+        assert refusal(opened) == ""
+    with kubernetes(tars_nats=config | {"data": {"nats.conf": "", "accounts.conf": ""}}) as closed:
+        assert "while NATS runs" in refusal(closed)
+        assert refusal(closed, *secure) == ""
+
+
 LOGIN = {
     "settings__OIDC_ISSUER": "https://idp.example.org", "settings__OIDC_CLIENT_ID": "tars", "trust__configMap": "trust",
     "trust__pageKeySecret__name": "page", "trust__loginSecret__name": "login",
@@ -237,7 +343,9 @@ def test_a_page_at_which_nobody_logs_in_is_let_out_of_the_cluster_by_nobody() ->
 
 @needs_helm
 def test_a_pod_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_other() -> None:
-    secure = {f"nats__secure__{name}": name.lower() for name in ("seedsSecret", "keysConfigMap", "tlsSecret")}
+    secure = {
+        f"nats__secure__{name}": name.lower() for name in ("seedsSecret", "keysConfigMap", "tlsSecret", "routesSecret")
+    }
     roles = dict.fromkeys(VALUES["workers"])
     for found in rendered(**secure):
         if found["kind"] not in {"Deployment", "Job"}:

@@ -17,7 +17,7 @@ from helm_and_promtool import PROMTOOL, needs_promtool
 from tars.consumers.lag import COUNTED
 from tars.runtime.metrics import DECLARED
 from tars.schemas.hyperparameters import ALGORITHMS
-from tars.schemas.streams import DURABLES, KINDS, ROLES, STREAMS
+from tars.schemas.streams import BUCKETS, DURABLES, KINDS, ROLES, STREAMS
 
 ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -26,7 +26,8 @@ TARGET = frozenset({"job", "instance", "role"})
 PROCESS = ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds")
 ELSEWHERE = dict.fromkeys(("up", *PROCESS), TARGET)
 VALUES = {
-    "kind": set(KINDS), "stream": set(STREAMS), "durable": set(DURABLES), "view": set(COUNTED), "role": {*ROLES},
+    "kind": set(KINDS), "durable": set(DURABLES), "view": set(COUNTED), "role": {*ROLES},
+    "stream": {*STREAMS, *(bucket.stream for bucket in BUCKETS.values())},
     "algorithm": set(ALGORITHMS), "job": {"tars", "tars-page"},
 }  # fmt: skip
 """What a label can be."""

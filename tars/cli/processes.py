@@ -16,7 +16,7 @@ import typer
 from tars import __version__
 from tars.cli.connection import connected
 from tars.cli.output import AsJson, err, out, show_json
-from tars.runtime.settings import Settings, load_settings
+from tars.runtime.settings import Settings, bare, load_settings
 from tars.schemas.errors import TarsError
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def _show_endpoints(endpoints: "Endpoints", *, as_json: bool) -> None:
         sys.stdout.flush()  # whoever reads a pipe waits for it
         return
     out.print(
-        f"page   {endpoints.dashboard}\nnats   {endpoints.nats}\nredis  {endpoints.redis or '-'}", highlight=False
+        f"page   {endpoints.dashboard}\nnats   {bare(endpoints.nats)}\nredis  {bare(endpoints.redis or '-')}",
+        highlight=False,
     )
     if endpoints.keys:
         out.print(f"keys   {endpoints.keys}: NATS lets in only who has one", highlight=False)

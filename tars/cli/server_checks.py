@@ -17,15 +17,15 @@ from tars.cli.finding import Finding, look, ok, wrong
 from tars.producers.async_client import AsyncClient, NobodyAnswers
 from tars.producers.commands import endpoints, nats_address
 from tars.runtime.access import BadSeed, access_of
-from tars.runtime.bus import Bus, NotAdmitted, Unreachable, connect_bus
+from tars.runtime.bus import Bus, NotAdmitted, Unreachable, connect_bus, copies_away
 from tars.runtime.journal import Journal
 from tars.runtime.provision import differences
 from tars.runtime.refusals import NotPermitted
-from tars.runtime.settings import Settings
+from tars.runtime.settings import Settings, bare
 from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.message import By
-from tars.schemas.streams import DURABLES, ROLES
+from tars.schemas.streams import DURABLES, ROLES, STREAMS
 
 PATIENCE: Final = 3.0
 ASK_SECONDS: Final = 2.0
@@ -49,7 +49,7 @@ async def nats_findings(settings: Settings) -> list[Finding]:
     except (NotAdmitted, BadSeed) as error:
         return [wrong("NATS", *str(error).split(": ", 1))]
     except Unreachable:
-        return [wrong("NATS", f"no server answers at {url}", "start one with `tars up`, or set NATS_URL")]
+        return [wrong("NATS", f"no server answers at {bare(url)}", "start one with `tars up`, or set NATS_URL")]
     try:
         return [finding for check in CHECKS async for finding in _safely(check, bus, settings)]
     finally:
@@ -113,6 +113,19 @@ async def streams(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
     if replicas > 1 and "REPORTS" not in missing and (await bus.stream("REPORTS")).config.num_replicas == 1:
         todo = "docs/operations.md, Capacity: how to make it anew"
         yield look("REPORTS", "it has one copy, as when it was made: without its server, rollouts wait", todo)
+
+
+async def copies(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
+    """Whether a server is away that should have copies: the next one that goes takes the ledger with it."""
+    if settings.stream_replicas == 1:
+        return
+    away = {name: copies_away(await bus.stream(name)) for name in STREAMS}
+    if servers := sorted({server for found in away.values() for server in found}):
+        lacking = ", ".join(name for name, found in away.items() if found)
+        todo = "start it again, or docs/operations.md, TarsCopiesAway"
+        yield look("copies", f"{', '.join(servers)} has not all of {lacking}", todo)
+    else:
+        yield ok("copies", f"{settings.stream_replicas} of each stream, on servers that keep up")
 
 
 async def clock(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
@@ -199,7 +212,7 @@ async def dead_letters(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
         yield ok("dead letters", "none")
 
 
-CHECKS: Final[tuple[Check, ...]] = (server, jetstream, streams, clock, rights, workers, dead_letters)
+CHECKS: Final[tuple[Check, ...]] = (server, jetstream, streams, copies, clock, rights, workers, dead_letters)
 
 
 async def redis_finding(settings: Settings) -> Finding:
@@ -207,7 +220,7 @@ async def redis_finding(settings: Settings) -> Finding:
     if not settings.use_redis:
         return ok("Redis", "not used: USE_REDIS=false")
     url = settings.redis_url or str(endpoints(settings.tars_data).get("redis") or settings.redis)
-    where = url.rpartition("@")[2]
+    where = bare(url)
     client = redis.asyncio.Redis.from_url(url, socket_timeout=ASK_SECONDS, socket_connect_timeout=ASK_SECONDS)
     try:
         info: dict[str, Any] = await client.info("server")

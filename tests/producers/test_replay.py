@@ -107,6 +107,15 @@ async def test_only_what_people_send_can_be_sent_again(bus: Bus, settings: Setti
             await client.replay(sequence + 1)
 
 
+async def test_a_host_s_letter_is_never_sent_again_whatever_it_says_that_it_was(bus: Bus, settings: Settings) -> None:
+    """The role `attached` may write it, and who sent it again would sign an approval that nobody asked for."""
+    forged = Unreadable("AGENTS", "a-7", 3, "tars.command.update.approve.v1.u1", b'{"update_id":"u1"}')
+    await put_aside(bus, forged, "attempts-exhausted", Poison("no luck"))
+    async with AsyncClient.connect(settings.nats_url) as client:
+        with pytest.raises(CommandRefused, match=r"it lies on tars\.dead\.AGENTS\.a-7: only what a worker put aside"):
+            await client.replay((await bus.stream("DEAD")).state.last_seq)
+
+
 async def test_what_nobody_can_read_is_said_to_be_dead_again(bus: Bus, settings: Settings) -> None:
     sequence = await dead(bus, "tars.command.update.approve.v9.u1", b"\xff")
     async with (

@@ -135,6 +135,20 @@ async def test_a_script_does_not_wait_for_ever() -> None:
         await connect_bus("nats://127.0.0.1:9", "test", patience=0.5)
 
 
+async def test_a_password_in_an_address_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    address = "nats://ada:sec@ret@127.0.0.1:9,nats://token@127.0.0.1:9"
+    waiting = asyncio.create_task(connect_bus(address, "a worker"))
+    async with asyncio.timeout(30):
+        while not (urls := [vars(record)["url"] for record in caplog.records if "url" in vars(record)]):
+            await asyncio.sleep(0.05)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    with pytest.raises(Unreachable) as caught:
+        await connect_bus(address, "test", patience=0.5)
+    for shown in (urls[0], str(caught.value)):
+        assert "nats://127.0.0.1:9,nats://127.0.0.1:9" in shown
+
+
 async def test_a_taken_port_gives_way_to_a_free_one() -> None:
     first = listen(0)
     port = first.getsockname()[1]

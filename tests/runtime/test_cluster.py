@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 from nats.errors import Error as NatsError
 
-from clusters import Cluster
+from clusters import DEPLOY, Cluster, Deployed, free_ports
 from examples import EXAMPLES
-from tars.cli.server_checks import streams
+from tars.cli.server_checks import copies, streams
+from tars.consumers.lag import show_stream
+from tars.runtime.access import ensure_seeds
 from tars.runtime.backup import back_up, restore
 from tars.runtime.bus import Bus, connect_bus
+from tars.runtime.certificates import ensure_server_certificate
 from tars.runtime.journal import History, Journal
+from tars.runtime.metrics import REGISTRY
 from tars.runtime.provision import CannotProvision, differences, provision_in_time
 from tars.runtime.servers import Server
 from tars.runtime.settings import Settings
 from tars.schemas.errors import Transient
+from tars.schemas.permissions import variable_of
 from tars.schemas.streams import STREAMS
 from tars.schemas.update import UpdateEvent, UpdateResumed
 
@@ -121,8 +126,30 @@ async def test_nothing_acknowledged_is_lost_when_all_are_restarted_one_after_the
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_server_that_is_away_is_named_by_the_doctor_and_counted(cluster: Cluster, bus_of_three: Bus) -> None:
+    settings = Settings(stream_replicas=3)
+    async with asyncio.timeout(60):
+        while [finding.state async for finding in copies(bus_of_three, settings)] != ["ok"]:
+            await asyncio.sleep(0.2)
+        cluster.servers["cluster-2"].kill()
+        while True:  # whoever led what lay there is replaced first
+            try:
+                (found,) = [finding async for finding in copies(bus_of_three, settings)]
+                show_stream("EVENTS", await bus_of_three.stream("EVENTS"))
+            except (NatsError, OSError, TimeoutError):
+                continue
+            if "EVENTS" in found.found:
+                break
+            await asyncio.sleep(0.2)
+    assert found.state == "look"
+    assert found.found.startswith("cluster-2 has not all of ")
+    assert REGISTRY.get_sample_value("tars_stream_copies_away", {"stream": "EVENTS"}) == 1
+
+
+@pytest.mark.slow
 async def test_reports_that_are_acknowledged_early_stay_where_they_were_made(cluster: Cluster) -> None:
-    """NATS lets that be changed of no stream: a server that became one of three goes on with what it has."""
+    """NATS lets that be changed of no stream: a cluster that was provisioned with one copy goes on with what it has."""
     bus = await connect_bus(cluster.url, "test", patience=20)
     await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=1)
     done = await provision_in_time(bus.jetstream, 60, ack_wait=2.0, replicas=3)
@@ -149,6 +176,40 @@ async def test_a_backup_of_one_server_comes_back_on_all_three(
         "EVENTS": (3, 1), "REPORTS": (3, 1),
     }  # fmt: skip
     await three.close()
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Cluster]:
+    """Two servers of secure-cluster.conf, with its files in one folder."""
+    keys, certificate = ensure_seeds(tmp_path), ensure_server_certificate(tmp_path)
+    (tmp_path / "tls.crt").symlink_to(certificate.public)
+    (tmp_path / "tls.key").symlink_to(certificate.private)
+    for file in DEPLOY.glob("*.conf"):
+        (tmp_path / file.name).write_text(file.read_text().replace("/etc/nats-tls", str(tmp_path)))
+    known = {variable_of(role): key for role, key in keys.items()}
+    found = Cluster(tmp_path, 2, "secure-cluster", tmp_path, password="sesame", **known)  # noqa: S106
+    yield found
+    found.stop()
+
+
+async def test_a_server_without_the_password_gets_no_route_to_those_that_ask_for_keys(
+    closed: Cluster, tmp_path: Path
+) -> None:
+    """It would speak there with the rights of every role."""
+    own, client, http = free_ports(3)
+    address = f'"127.0.0.1:{own}"'
+    variables = {"NATS_NAME": "rogue", "NATS_LISTEN": f'"127.0.0.1:{client}"', "NATS_HTTP": f'"127.0.0.1:{http}"'}
+    variables |= {"NATS_STORE": f'"{tmp_path / "rogue"}"', "NATS_CLUSTER": address, "NATS_ROUTES": closed.open_routes}
+    rogue, log = Deployed(DEPLOY / "cluster.conf", tmp_path / "rogue.log", **variables), tmp_path / "rogue.log"
+    try:
+        async with asyncio.timeout(30):
+            while closed.peers() != {"secure-cluster-0", "secure-cluster-1"}:
+                await asyncio.sleep(0.1)
+            while not log.exists() or log.read_text().count("Authorization Violation") < 2:
+                await asyncio.sleep(0.1)
+        assert closed.peers() == {"secure-cluster-0", "secure-cluster-1"}
+    finally:
+        rogue.kill()
 
 
 async def test_servers_that_never_agree_are_named_with_their_reason(nats_server: Server) -> None:

@@ -109,6 +109,7 @@ async def test_the_consumers_say_how_old_their_views_are_and_what_waits(bus: Bus
     async with running(consumers(settings)) as scraped:
         await scraped.until(1, "tars_consumer_waiting_messages", durable="study-command")
         await scraped.until(1, "tars_stream_messages", stream="EVENTS")
+        assert await scraped.value("tars_stream_bytes", stream="OBJ_SNAPSHOTS") is not None
         await scraped.until(1, "tars_view_rows", view="agents")
         first = await scraped.value("tars_view_current_timestamp_seconds", stream="EVENTS")
         assert first is not None

@@ -11,14 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from faststream.nats import NatsBroker
 from secured import Secured, refused
 
 from tars.runtime.access import Access, BadSeed, access_of, ensure_seeds, read_seed, seed_path
+from tars.runtime.app import Worker
 from tars.runtime.bus import NotAdmitted, connect_bus
 from tars.runtime.certificates import ensure_server_certificate
 from tars.runtime.journal import Journal
-from tars.runtime.refusals import NotPermitted
-from tars.runtime.servers import find_program, start_nats
+from tars.runtime.refusals import NotPermitted, Unencrypted
+from tars.runtime.servers import Server, find_program, start_nats
 from tars.runtime.settings import Settings
 from tars.schemas.permissions import accounts, inbox_of, permissions_of
 from tars.schemas.streams import ROLES
@@ -128,6 +130,44 @@ async def test_a_server_that_our_authority_does_not_vouch_for_gets_nothing(secur
     access = Access("trainer", seed_path(secured.keys, "trainer"), tmp_path / "ca.pem")
     with pytest.raises(NotAdmitted, match="set NATS_CA_FILE"):
         await connect_bus(secured.server.url, "test", access=access, patience=20)
+
+
+@pytest.fixture
+def stripped(nats_server: Server, tmp_path: Path) -> Settings:
+    """Of a process whose address asks for TLS, where a server answers that speaks none."""
+    ensure_seeds(tmp_path)
+    ensure_server_certificate(tmp_path)
+    address = nats_server.url.replace("nats://", "tls://")
+    return Settings(nats_url=address, nats_nkey_file=seed_path(tmp_path, "sync"), nats_ca_file=tmp_path / "ca.pem")
+
+
+async def test_a_server_without_tls_gets_nothing_from_who_asked_for_it(stripped: Settings) -> None:
+    with pytest.raises(NotAdmitted, match=f"NATS at {stripped.nats} speaks no TLS, so nothing was sent"):
+        await connect_bus(stripped.nats, "test", access=access_of(stripped, "sync"), patience=20)
+    with pytest.raises(Unencrypted):  # FastStream's own connection, as every worker has one
+        await NatsBroker(stripped.nats, allow_reconnect=False, logger=None).connect()
+
+
+async def test_a_worker_waits_for_tls_and_says_so(stripped: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    serving = asyncio.create_task(Worker("sync", stripped).serve(0))
+    async with asyncio.timeout(30):
+        while "the server speaks no TLS" not in str([vars(record).get("error") for record in caplog.records]):
+            await asyncio.sleep(0.05)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_who_spoke_tls_sends_nothing_to_a_server_that_came_in_its_place_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "tars.runtime.bus")
+    own = Secured(start_nats(tmp_path / "nats", keys=tmp_path / "keys"), tmp_path / "keys")
+    async with own.bus("sync") as bus, asyncio.timeout(30):
+        own.server.kill()
+        with start_nats(tmp_path / "open", port=int(own.server.url.rpartition(":")[2])):
+            while "Unencrypted" not in caplog.text:
+                await asyncio.sleep(0.05)
+            assert not bus.client.is_connected
 
 
 async def test_a_role_cannot_use_the_seed_of_another(secured: Secured) -> None:

@@ -170,12 +170,17 @@ def test_an_approval_is_kept_as_it_was_signed() -> None:
 
 
 def test_who_may_not_is_refused_and_cannot_spoil_an_id_that_is_still_to_come() -> None:
-    given(PROPOSED).where(barred="it is not signed").when(APPROVE).then_refused("it is not signed")
-    given(PROPOSED).where(barred="it is not signed").when(PROPOSE).then_refused("it is not signed")
-    for command in (PROPOSE, APPROVE):
-        given().where(barred="it is not signed").when(command).then_answered(
-            "it is not signed" if command is PROPOSE else "no update"
-        )
+    known = {"barred": "ada may not", "by": By(principal="ada", signed=True)}
+    given(PROPOSED).where(**known).when(APPROVE).then_refused("ada may not")
+    given(PROPOSED).where(**known).when(PROPOSE).then_refused("ada may not")
+    given().where(**known).when(PROPOSE).then_answered("ada may not")
+    given().where(**known).when(APPROVE).then_answered("no update")
+
+
+def test_who_proves_no_name_is_answered_and_adds_nothing_to_any_history() -> None:
+    for history in ((), (PROPOSED,)):
+        for command in (PROPOSE, APPROVE):
+            given(*history).where(barred="it is not signed").when(command).then_answered("it is not signed")
 
 
 def test_four_eyes_keep_a_proposer_from_approving() -> None:

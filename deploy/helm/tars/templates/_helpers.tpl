@@ -21,6 +21,18 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* The alerts, with three quarters of what the bundled servers may store; servers of one's own have 64 GB, as deploy/nats does. */}}
+{{- define "tars.alerts" -}}
+{{- $alerts := .Files.Get "files/alerts.yaml" }}
+{{- if .Values.nats.bundled }}
+{{- $store := .Values.nats.maxFileStore }}
+{{- $unit := get (dict "M" 1e6 "G" 1e9 "T" 1e12) (regexFind "[MGT]" $store) }}
+{{- $bytes := mulf 0.75 (regexFind "^[0-9]+" $store | float64) $unit | int64 }}
+{{- $alerts = $alerts | replace "48e9" ($bytes | toString) | replace "of 64 GB" (printf "of %s" $store) }}
+{{- end }}
+{{- $alerts }}
+{{- end }}
+
 {{- define "tars.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
