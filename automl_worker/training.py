@@ -114,7 +114,8 @@ class _Crowd:
         self._progress, self._more, self._snapshot = progress, more, snapshot
         self._lanes: list[RunTrial | None] = list(trials)
         self._done = [0] * len(trials)
-        self._recent: list[list[float]] = [[] for _ in trials]
+        self._behaved: list[list[float]] = [[] for _ in trials]
+        """Behaviour scores of its episodes."""
         self._rungs: dict[tuple[str, int], list[float]] = defaultdict(list)
         """Scores of the trials of a study at a rung."""
         self._cpu = [0.0] * len(trials)
@@ -139,14 +140,14 @@ class _Crowd:
             for lane, trial in live:
                 self._done[lane] += 1
                 self._cpu[lane] += share
-                self._recent[lane] = [*self._recent[lane], scores[lane]][-RECENT:]
+                self._behaved[lane].append(scores[lane])
                 self._progress(trial, self._done[lane], scores[lane])
             yield from self._ended([(lane, trial) for lane, trial in live if self._done[lane] == trial.train_episodes])
             yield from self._pruned([(lane, trial) for lane, trial in live if self._done[lane] in trial.rungs])
             self._refill(live[0][1])
 
     def _ended(self, ended: Sequence[tuple[int, RunTrial]]) -> Iterator[Result]:
-        """Score those that are trained."""
+        """Score those that are trained: by evaluation, or what goes on from a live agent by its last episodes."""
         if not ended:
             return
         began = time.thread_time()
@@ -157,15 +158,17 @@ class _Crowd:
         for lane, trial in ended:
             self._lanes[lane] = None
             score, conflict, latency, exact = (None if found is None else float(found[lane]) for found in measured)
+            if self._snapshot is not None:  # a live agent goes on exploring, and a watch sees what that costs
+                score = fmean(self._behaved[lane][-trial.eval_episodes :])
             result = Result(trial, score, exact, self._cpu[lane] + share, conflict=conflict, latency=latency)
             yield _checked(result) if finite[lane] else _diverged(result, "parameters are not finite")
 
     def _pruned(self, arrived: Sequence[tuple[int, RunTrial]]) -> Iterator[Result]:
         """End those that are behind at their rung."""
         for lane, trial in arrived:
-            self._rungs[trial.study_id, self._done[lane]].append(fmean(self._recent[lane]))
+            self._rungs[trial.study_id, self._done[lane]].append(fmean(self._behaved[lane][-RECENT:]))
         for lane, trial in arrived:
-            score = fmean(self._recent[lane])
+            score = fmean(self._behaved[lane][-RECENT:])
             if falls_behind(score, self._rungs[trial.study_id, self._done[lane]]):
                 self._lanes[lane] = None
                 yield Result(trial, score, None, self._cpu[lane], pruned_at=self._done[lane])
@@ -178,7 +181,7 @@ class _Crowd:
         for lane, trial in zip(free, self._more(like, len(free)), strict=False):
             self._population.refill(lane, Lane(trial.seed, trial.hyperparameters))
             self._fork(lane, trial)
-            self._lanes[lane], self._done[lane], self._recent[lane], self._cpu[lane] = trial, 0, [], 0.0
+            self._lanes[lane], self._done[lane], self._behaved[lane], self._cpu[lane] = trial, 0, [], 0.0
 
 
 def environment_of(trial: RunTrial, snapshot: Snapshot | None = None) -> Environment:

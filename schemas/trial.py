@@ -61,9 +61,12 @@ class TrialCompleted(TrialMessage, Event):
 
     kind: Literal["trial.completed.v1"] = "trial.completed.v1"
     score: float
-    """Mean of the greedy evaluation episodes, normalised: 0 the best constant action, 1 the best response."""
+    """Mean of the greedy evaluation episodes, normalised: 0 the best constant action, 1 the best response.
+
+    From a snapshot: of the last `eval_episodes` episodes of the training itself, exploration included.
+    """
     exact_score: float | None = None
-    """The same by dynamic programming, where the environment is finite; shown beside, never used to choose."""
+    """Of the greedy policy by dynamic programming, where the environment is finite; never used to choose."""
     conflict: float | None = None
     """Conflicts a step in the evaluation episodes; None: the environment has none."""
     latency: float | None = None

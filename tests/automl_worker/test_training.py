@@ -124,13 +124,31 @@ def test_a_trial_from_a_snapshot_is_scored_against_the_partners_of_its_moment(pl
     environment = RoleEnvironment("consensus", against=snapshot.partners_of("consensus"))
     population = ALGORITHMS["a2c"](environment, [Lane(1, asked.hyperparameters)])
     checkpoint.fork(population, 0, snapshot, asked.seed)
-    for _ in range(2):
-        population.episode()
+    behaved = [population.episode().item() for _ in range(2)]
     found = run(asked, snapshot=played)[0]
-    assert found.score == population.evaluate(1, [asked.seed ^ EVALUATION]).score.item()
+    assert found.score == behaved[-1]
     exact = population.exact_score()
     assert exact is not None
     assert found.exact_score == exact.item()
+
+
+def test_what_exploring_costs_counts_in_a_trial_that_goes_on_from_a_live_agent_and_in_no_other() -> None:
+    table = Table()
+    table.play(10)
+    ref = REF.model_copy(update={"name": "policy-0.r.10", "agent_id": "policy-0"})
+    idle = {**DECLARED["dqn"].game_defaults, "learning_rate": 1e-9, "exploration_initial_eps": 1.0}
+    values = [{**idle, "exploration_final_eps": share} for share in (0.01, 1.0)]
+
+    def gap(snapshot: bytes | None) -> float:
+        asked = [
+            trial(n, "dqn", seed=1, train_episodes=30, eval_episodes=5, hyperparameters=v, snapshot=snapshot and ref)
+            for n, v in enumerate(values)
+        ]
+        found = run(*asked, snapshot=snapshot)
+        return (found[0].score or 0.0) - (found[1].score or 0.0)
+
+    assert gap(None) == pytest.approx(0.0, abs=1e-3)
+    assert abs(gap(table.snapshot("policy"))) > 0.1
 
 
 def test_a_lane_that_is_refilled_goes_on_from_the_snapshot_as_it_would_alone(played: bytes) -> None:
