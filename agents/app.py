@@ -74,6 +74,7 @@ class Host:
         agents = [LiveAgent(worker.bus, player, self._keeper, guard) for player in world.players]
         self._runs |= {agent.agent_id: agent.run_id for agent in agents}
         restored = {player.agent_id: await _restored(worker.bus, player) for player in world.players}
+        world.warm_up(worker.settings.warm_up_episodes)
         world.go_on_at(max((ref.episode for ref, _ in filter(None, restored.values())), default=0))
         world.start()
         self.worlds.append(world)

@@ -47,6 +47,8 @@ POLL_SECONDS: Final = 30.0
 """Live messages come at most once: the newest configuration is also read this often, and after each reconnect; and
 whether it was taken for lost."""
 RETRY_SECONDS: Final = 0.5
+REMEMBERED: Final = 16
+"""Events of its own history that an agent keeps in memory: enough to know what it has just said."""
 UNREADABLE: Final = "unreadable"
 """Stands for the update of a configuration that cannot be read."""
 
@@ -405,7 +407,8 @@ class LiveAgent:
             self._is_away = False
             self._outbox.popleft()  # only now: a cancelled append is tried again, and its cause keeps it single
             new: History[AgentEvent] = await self._journal.read("agent", self.agent_id, after=self._history.version)
-            self._history = self._history.extended(new)
+            history = self._history.extended(new)
+            self._history = replace(history, entries=history.entries[-REMEMBERED:])
         except (Conflict, Poison):  # somebody else wrote, perhaps what nobody can read: it goes on all the same
             newest = partial(self._journal.newest, "agent", self.agent_id, whatever=True)
             self._history = await until_possible(newest)

@@ -196,7 +196,7 @@ class World:
         self._waiting: list[Waiting] = []
         self._twins: dict[str, World] = {}
         """Agent -> a copy of this world in which it goes on with the values it had before its last reload."""
-        self._seed, self._episodes, self._until = seed, 0, inf
+        self._seed, self._episodes, self._until, self._warm_up = seed, 0, inf, 0
         self._stopping = False
         self.looks = 0
         """How often it looked for a reload: as often as one can take effect."""
@@ -206,6 +206,10 @@ class World:
     def go_on_at(self, episode: int) -> None:
         """Count episodes from here, before it starts: its agents go on from snapshots."""
         self._episodes = episode
+
+    def warm_up(self, episodes: int) -> None:
+        """Play so many as fast as it can, before it keeps its pace."""
+        self._warm_up = episodes
 
     def start(self) -> None:
         """Begin to play and learn."""
@@ -299,7 +303,7 @@ class World:
 
     def _rest(self, began: float) -> None:
         """Wait for the next episode's turn; a reload that comes meanwhile is applied at once, or begins the episode."""
-        while self._pace is not None and not self._stopping and not self._waiting:
+        while self._pace and self._episodes >= self._warm_up and not self._stopping and not self._waiting:
             left = began + 1 / self._pace - time.perf_counter()
             if left <= 0:
                 return

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """Held-out gain needed, normalised score."""
     watch_episodes: int = Field(60, ge=10, le=1000)
     """How long each stage of a rollout is watched. Shorter finds less, longer only what harms slowly."""
+    warm_up_episodes: int = Field(0, ge=0, le=100_000)
+    """Episodes that new hosted worlds play as fast as they can, before they keep their pace."""
     validation_strictness: Strictness = "medium"
     use_real_training: bool = True
     """False: a closed-form surrogate, labelled, never promotable."""

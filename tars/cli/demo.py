@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 ROLE: Final = "policy"
 TRIALS: Final = 20
 LOOK_SECONDS: Final = 0.5
-WARM_UP_EPISODES: Final = 50
-"""By then each agent has put a snapshot into the store that is worth starting from: earlier its partners change faster
-than a trial lasts."""
+WARM_UP_EPISODES: Final = 200
+"""By then the agents know one another, and each has put a snapshot into the store that is worth starting from: earlier
+its partners change faster than a trial lasts, so that nothing that a study finds would hold."""
 SCORED_EPISODES: Final = 20
 """Newest episodes that a score before, or after, is the mean of."""
 AFTER_SECONDS: Final = 6.0
 """How long the agents learn on before the scores after are taken."""
-WATCH_EPISODES: Final = 20
+WATCH_EPISODES: Final = 30
 """Shorter than by default, so that nobody waits; it finds only large harms."""
 ROLLOUT_SECONDS: Final = 180.0
 DEMO_APPROVER: Final = "demo-approver"
@@ -65,7 +65,8 @@ def demo(
 ) -> None:
     """Start everything, tune live agents, and ask for your approval."""
     mode = {"approval_mode": "autonomous_threshold"} if once else {}
-    settings = load_settings().model_copy(update={**mode, "use_quick_mode": True, "watch_episodes": WATCH_EPISODES})
+    own = {"use_quick_mode": True, "watch_episodes": WATCH_EPISODES, "warm_up_episodes": WARM_UP_EPISODES}
+    settings = load_settings().model_copy(update={**mode, **own})
     with tempfile.TemporaryDirectory(prefix="tars-demo-") as folder:
         result = asyncio.run(_run(settings, Path(folder).resolve(), once=once, verbose=verbose))
     if result is not None:
