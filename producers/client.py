@@ -106,7 +106,8 @@ class Client:
         """Search better values for the agents of a role, or for these agents, or for an algorithm as such.
 
         An algorithm as such is trained in its role of the game, or in `environment`: a Gymnasium id, with the returns
-        that count as 0 and 1 as `score_range`. With `start="snapshot"` every trial goes on from a running agent.
+        that count as 0 and 1 as `score_range`. Attached agents need both: what they act in, only their own code knows.
+        With `start="snapshot"` every trial goes on from a running agent.
         """
         command = StartStudy.model_validate(
             {
