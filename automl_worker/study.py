@@ -1,5 +1,6 @@
 """The life of a study, as two pure functions."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,6 +27,8 @@ from tars.schemas.study import (
 
 ROLE_OF: Final = {algorithm: role for role, algorithm in GAME_ROLES.items()}
 """What a study of an algorithm trains in, where it does not say."""
+EPISODE_STEPS: Final = 32
+"""Steps in each environment of a trial's episode."""
 MOST_WARM: Final = 3
 """Champions of earlier studies that a search tries first."""
 
@@ -181,6 +184,7 @@ def _unable(command: StartStudy, facts: Facts) -> list[str]:
         reasons.append("a surrogate has neither conflicts nor latency: USE_REAL_TRAINING is false")
     if command.start == "snapshot":
         reasons += _without_snapshot(command, facts)
+    reasons += _without_a_rollout(command, target, facts)
     algorithm = ALGORITHMS[(target.algorithm if target else command.algorithm) or "dqn"]
     current = dict(target.values) if target else _defaults(algorithm, in_game=(environment or "policy") in GAME_ROLES)
     for change in command.candidates:
@@ -188,6 +192,18 @@ def _unable(command: StartStudy, facts: Facts) -> list[str]:
         if all(name in current and same(value, current[name]) for name, value in change.items()):
             reasons.append(f"candidate {change} changes nothing")
     return reasons
+
+
+def _without_a_rollout(command: StartStudy, target: RunningAgent | None, facts: Facts) -> list[str]:
+    """Why no trial would learn: an attached agent's rollout may be longer than a trial, which has 16 environments."""
+    rollout = target.values.get("n_steps") if target is not None and target.world is None else None
+    if target is None or rollout is None or command.trainer not in {"population", "sb3"}:
+        return []
+    needed = math.ceil(rollout / EPISODE_STEPS)
+    if needed <= facts.full_episodes[0]:
+        return []
+    why = f"{target.agent_id} learns every {rollout} steps of an environment, and a trial has fewer in each of its 16"
+    return [f"{why}: set REAL_TRAINING_EPISODES to {needed} or more for the coordinator"]
 
 
 def _without_snapshot(command: StartStudy, facts: Facts) -> list[str]:

@@ -105,6 +105,14 @@ def test_a_study_for_attached_agents_is_refused_without_environment_or_scale(rol
     assert "must rise" in refusal(start(role=role, environment="CartPole-v1", score_range=(5, 5)), known)
 
 
+def test_a_study_for_an_attached_agent_whose_rollouts_are_longer_than_a_trial_is_refused() -> None:
+    foreign = replace(attached("a"), role="ppo", algorithm="ppo", values=dict(PPO.defaults))
+    asked = start(role="ppo", environment="CartPole-v1", score_range=(0, 500))
+    assert "a learns every 2048 steps" in (told := refusal(asked, facts(foreign)))
+    assert "REAL_TRAINING_EPISODES to 64 or more" in told
+    assert started(asked, facts(foreign, full_episodes=(64, 10))).incumbent["n_steps"] == 2048
+
+
 def test_a_study_for_hosted_agents_takes_no_environment_and_no_scale() -> None:
     known = facts(agent("a"))
     assert "a is hosted here" in refusal(start(role="policy", environment="CartPole-v1", score_range=(0, 1)), known)
