@@ -47,9 +47,12 @@ def _explained(champion: Weighed, worth: Sequence[KeyWorth], kept: Collection[st
 def _worth(
     started: StudyStarted, board: Board, champion: Weighed, key: str, place: int, seeds: Sequence[int]
 ) -> KeyWorth:
-    pairs = pairs_of(started, board, (ABLATION, place), (CONFIRMATION, champion.slot), seeds)
-    gain, low, high = interval([pair.candidate - pair.incumbent for pair in pairs])
-    if not pairs:  # without this key it cannot be trained at all
+    """What is lost without one key; where one of the two failed alone, it counts as the worst."""
+    whole, without = (CONFIRMATION, champion.slot), (ABLATION, place)
+    gains = {pair.seed: pair.candidate - pair.incumbent for pair in pairs_of(started, board, without, whole, seeds)}
+    gains |= {pair.seed: pair.incumbent - pair.candidate for pair in pairs_of(started, board, whole, without, seeds)}
+    gain, low, high = interval([*gains.values()])
+    if not gains:  # nothing says that it can be spared
         gain = low = high = champion.evidence.gain
     return KeyWorth(
         key=key,
@@ -58,7 +61,7 @@ def _worth(
         gain=gain,
         gain_low=low,
         gain_high=high,
-        seeds=len(pairs),
+        seeds=len(gains),
         kept=True,
     )
 

@@ -23,7 +23,7 @@ ALPHA: Final = 0.05
 """Chance to promote a candidate that is no better, over all looks and candidates."""
 CONFIDENCE: Final = 0.95
 UNUSABLE: Final = 0.25
-"""Share of pairs that may be missing: beyond it a candidate never counts as better."""
+"""Share of seeds on which a candidate may fail, or a pair be missing: beyond it it never counts as better."""
 PAIRS_FOR_AN_INTERVAL: Final = 2
 LARGEST: Final = 1e100
 """A normalised score that is larger says nothing, whatever its sign, and its square would not be finite."""
@@ -59,14 +59,15 @@ def assess(pairs: Sequence[PairedScore], look: int, *, threshold: float, candida
 
     BETTER: significant, and the mean gain reaches `threshold`. NOT_BETTER: the upper bound lies below it (futile), or
     the last look is over and the mean does. INCONCLUSIVE: the last look is over without either, or too many pairs are
-    missing, whatever the rest say. Of fewer than two pairs no interval is known: both its ends are the gain.
+    missing or failed, whatever the rest say. Of fewer than two pairs no interval is known: both its ends are the gain.
     """
-    difference = np.array([pair.candidate - pair.incumbent for pair in pairs if _is_usable(pair)])
+    usable = [pair for pair in pairs if _is_usable(pair)]
+    difference = np.array([pair.candidate - pair.incumbent for pair in usable])
     gain, low, high = interval(difference)
     if len(difference) < PAIRS_FOR_AN_INTERVAL:
         return Look(look, Verdict.INCONCLUSIVE, gain, low, high, 1.0)
     p_value = _p_value(gain, float(stats.sem(difference)), len(difference) - 1)
-    enough = len(difference) >= (1 - UNUSABLE) * LOOKS[look - 1]
+    enough = sum(not pair.failed for pair in usable) >= (1 - UNUSABLE) * LOOKS[look - 1]
     verdict = _verdict(gain, high, p_value, look, threshold, candidates) if enough else Verdict.INCONCLUSIVE
     return Look(look, verdict, gain, low, high, p_value)
 
@@ -110,10 +111,21 @@ def _counts(score: float) -> bool:
 def paired(
     seeds: Sequence[int], incumbent: Mapping[int, float | None], candidate: Mapping[int, float | None]
 ) -> tuple[PairedScore, ...]:
-    """Pair the scores of the same seeds; a seed that either lacks (failed, lost) is left out."""
-    found = []
-    for seed in seeds:
-        one, other = incumbent.get(seed), candidate.get(seed)
-        if one is not None and other is not None and _counts(one) and _counts(other):
-            found.append(PairedScore(seed=seed, incumbent=one, candidate=other))
-    return tuple(found)
+    """Pair the scores of the same seeds; a seed where the incumbent failed is left out.
+
+    Where only the candidate failed, its score is the lowest that either has shown on these seeds, and at most 0, what
+    doing nothing clever scores: left out, its failures would be invisible to mean and test. A number far below (as
+    FAILED_SCORE) would say no more, and would widen the interval until nothing was ever futile.
+    """
+    found = [(seed, _known(incumbent.get(seed)), _known(candidate.get(seed))) for seed in seeds]
+    worst = min([0.0, *(score for _, *both in found for score in both if score is not None)])
+    return tuple(
+        PairedScore(seed=seed, incumbent=one, candidate=worst if other is None else other, failed=other is None)
+        for seed, one, other in found
+        if one is not None
+    )
+
+
+def _known(score: float | None) -> float | None:
+    """None: it failed, is lost, or is no score at all."""
+    return score if score is not None and _counts(score) else None

@@ -7,7 +7,7 @@ from typing import Annotated
 from faststream import Context
 
 from tars.automl_worker.champions import champions
-from tars.automl_worker.study import ROLE_OF, Facts
+from tars.automl_worker.study import ROLE_OF, Facts, trained_in
 from tars.runtime.bus import Bus
 from tars.runtime.journal import Journal
 from tars.runtime.running_agents import running_agents
@@ -37,9 +37,9 @@ async def newest_snapshots(bus: Bus, agent_ids: Iterable[str]) -> dict[str, Snap
 
 def _task(command: StartStudy, agents: Mapping[str, RunningAgent]) -> tuple[str, str] | None:
     """What algorithm in what environment the study is about; None: nothing that it could be about."""
-    if (target := next(iter(agents.values()), None)) is not None:
-        return (target.algorithm, target.role) if target.algorithm else None
-    return (command.algorithm, command.environment or ROLE_OF[command.algorithm]) if command.algorithm else None
+    target = next(iter(agents.values()), None)
+    algorithm = command.algorithm if target is None else target.algorithm
+    return None if algorithm is None else (algorithm, trained_in(command, target) or ROLE_OF[algorithm])
 
 
 async def gather(

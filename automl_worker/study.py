@@ -1,5 +1,6 @@
 """The life of a study, as two pure functions."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,6 +27,8 @@ from tars.schemas.study import (
 
 ROLE_OF: Final = {algorithm: role for role, algorithm in GAME_ROLES.items()}
 """What a study of an algorithm trains in, where it does not say."""
+EPISODE_STEPS: Final = 32
+"""Steps in each environment of a trial's episode."""
 MOST_WARM: Final = 3
 """Champions of earlier studies that a search tries first."""
 
@@ -82,7 +85,7 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
         raise Refused(*reasons)
     target = next(iter(facts.agents.values()), None)
     algorithm = ALGORITHMS[(target.algorithm if target else command.algorithm) or "dqn"]
-    environment = target.role if target else command.environment or ROLE_OF[algorithm.name]
+    environment = trained_in(command, target) or ROLE_OF[algorithm.name]
     in_game = environment in GAME_ROLES
     structural = tuple(d.name for d in algorithm.hyperparameters if d.structural and d.search is not None)
     quick = facts.quick if command.quick is None else command.quick
@@ -122,6 +125,14 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
     ]
 
 
+def trained_in(command: StartStudy, target: RunningAgent | None) -> str | None:
+    """What the trials of a study act in; None: the role that its algorithm learns in the game.
+
+    A hosted agent acts in its role. What an attached one acts in, only its own code knows: its role is but a name.
+    """
+    return command.environment if target is None or target.world is None else target.role
+
+
 def _warm(searched: Sequence[str], incumbent: Values, champions: Sequence[Values]) -> tuple[dict[str, Value], ...]:
     """The searched keys of the newest champions that differ from the incumbent and from one another."""
     found: list[dict[str, Value]] = []
@@ -147,10 +158,8 @@ def _searched(algorithm: Algorithm, *, in_game: bool) -> tuple[str, ...]:
 
 def _unfit(command: StartStudy, agents: Mapping[str, RunningAgent]) -> list[str]:
     """Why these agents cannot be one target: they must live, learn, and run the same values in the same role."""
-    if reasons := _unfit_environment(command):
-        return reasons
     if command.algorithm is not None:
-        return []
+        return _unfit_environment(command, None)
     if not agents and command.role is not None:
         return [f"no live agent has the role {command.role}"]
     missing = [f"there is no agent {name}" for name in command.agents if name not in agents]
@@ -158,13 +167,14 @@ def _unfit(command: StartStudy, agents: Mapping[str, RunningAgent]) -> list[str]
     fixed = [
         f"{n} follows a reference policy: it has nothing to tune" for n, a in agents.items() if a.algorithm is None
     ]
-    return missing + dead + fixed or _incomplete(agents) or _differing(agents)
+    unlike = missing + dead + fixed or _incomplete(agents) or _differing(agents)
+    return unlike or _unfit_environment(command, next(iter(agents.values())))
 
 
 def _unable(command: StartStudy, facts: Facts) -> list[str]:
     """Why what is asked cannot be done for a target that fits."""
     target = next(iter(facts.agents.values()), None)
-    environment = target.role if target else command.environment
+    environment = trained_in(command, target)
     reasons = []
     if command.objective != "reward" and (environment or "policy") not in GAME_ROLES:
         reasons.append(f"{environment} tells of no conflicts and no latency: only the objective reward is possible")
@@ -174,6 +184,7 @@ def _unable(command: StartStudy, facts: Facts) -> list[str]:
         reasons.append("a surrogate has neither conflicts nor latency: USE_REAL_TRAINING is false")
     if command.start == "snapshot":
         reasons += _without_snapshot(command, facts)
+    reasons += _without_a_rollout(command, target, facts)
     algorithm = ALGORITHMS[(target.algorithm if target else command.algorithm) or "dqn"]
     current = dict(target.values) if target else _defaults(algorithm, in_game=(environment or "policy") in GAME_ROLES)
     for change in command.candidates:
@@ -181,6 +192,18 @@ def _unable(command: StartStudy, facts: Facts) -> list[str]:
         if all(name in current and same(value, current[name]) for name, value in change.items()):
             reasons.append(f"candidate {change} changes nothing")
     return reasons
+
+
+def _without_a_rollout(command: StartStudy, target: RunningAgent | None, facts: Facts) -> list[str]:
+    """Why no trial would learn: an attached agent's rollout may be longer than a trial, which has 16 environments."""
+    rollout = target.values.get("n_steps") if target is not None and target.world is None else None
+    if target is None or rollout is None or command.trainer not in {"population", "sb3"}:
+        return []
+    needed = math.ceil(rollout / EPISODE_STEPS)
+    if needed <= facts.full_episodes[0]:
+        return []
+    why = f"{target.agent_id} learns every {rollout} steps of an environment, and a trial has fewer in each of its 16"
+    return [f"{why}: set REAL_TRAINING_EPISODES to {needed} or more for the coordinator"]
 
 
 def _without_snapshot(command: StartStudy, facts: Facts) -> list[str]:
@@ -197,11 +220,14 @@ def _without_snapshot(command: StartStudy, facts: Facts) -> list[str]:
     return reasons
 
 
-def _unfit_environment(command: StartStudy) -> list[str]:
+def _unfit_environment(command: StartStudy, target: RunningAgent | None) -> list[str]:
     """Why this environment cannot be trained in: a gain in points of a score needs a scale."""
+    if target is not None and target.world is None and command.environment is None:
+        told = f"only its own code knows what {target.agent_id} acts in"
+        return [f"{told}: name environment (a Gymnasium id) and score_range, the returns that count as 0 and 1 there"]
     reasons = []
-    if command.algorithm is None and command.environment is not None:
-        reasons.append("a study for agents trains in what they act in: name no environment")
+    if target is not None and target.world is not None and command.environment is not None:
+        reasons.append(f"{target.agent_id} is hosted here, its trials play its role of the game: name no environment")
     foreign = command.environment is not None and command.environment not in GAME_ROLES
     if foreign and command.score_range is None:
         reasons.append("name score_range, the returns that count as 0 and 1: without it a gain means nothing")
@@ -228,6 +254,8 @@ def _differing(agents: Mapping[str, RunningAgent]) -> list[str]:
     for other in others:
         if (other.role, other.algorithm) != (first.role, first.algorithm):
             reasons.append(f"{other.agent_id} is a {other.role}, {first.agent_id} a {first.role}")
+        elif (other.world is None) != (first.world is None):
+            reasons.append(f"of {other.agent_id} and {first.agent_id} only one is hosted here: start a study for each")
         elif not all_same(other.values, first.values):
             keys = [key for key in first.values | other.values if not _is_shared(key, first.values, other.values)]
             reasons.append(f"{other.agent_id} and {first.agent_id} run different values of {', '.join(keys)}")

@@ -88,10 +88,10 @@ class Trainer:
     async def _work(self, messages: Sequence[Msg]) -> None:
         """Train all, group by group. What is not settled when this ends goes back at once."""
         hand = Hand(self._bus, self._ack_wait)
-        hand.take(messages)
+        new = hand.take(messages)
         try:
             end_if_cancelled()
-            groups = await self._readable(messages, hand)
+            groups = await self._readable(new, hand)
             while groups:
                 key = next(iter(groups))
                 group = groups.pop(key)
@@ -159,8 +159,7 @@ class Trainer:
 
         async def fetched(count: int) -> list[RunTrial]:
             """Trials that wait for a lane; those of another kind are trained after this group."""
-            new = await _fetch(self._trials, count, REFILL_LINGER_SECONDS)
-            hand.take(new)
+            new = hand.take(await _fetch(self._trials, count, REFILL_LINGER_SECONDS))
             alike = Groups()
             for other, members in (await self._readable(new, hand)).items():
                 (alike if other == key else groups).setdefault(other, []).extend(members)
@@ -250,27 +249,38 @@ class Trainer:
 
 
 class Hand:
-    """Messages that this trainer holds, kept in progress until they are settled."""
+    """Messages that this trainer holds, one for each trial, kept in progress until they are settled."""
 
     def __init__(self, bus: Bus, ack_wait: float) -> None:
         self._bus, self._ack_wait = bus, ack_wait
-        self._held: dict[int, tuple[Msg, asyncio.Task[None]]] = {}
+        self._held: dict[str, tuple[Msg, asyncio.Task[None]]] = {}
+        """By subject, of which each trial has its own."""
 
-    def take(self, messages: Sequence[Msg]) -> None:
-        """Hold these too."""
+    def take(self, messages: Sequence[Msg]) -> list[Msg]:
+        """Hold these too, and return those whose trials were not held yet: the others train, or wait to be, already.
+
+        Of a trial that is delivered again (it was not kept in progress in time) the newer message is held and settled.
+        """
+        new = []
         for message in messages:
+            if message.subject in self._held:
+                self.drop(message)
+            else:
+                new.append(message)
             beat = asyncio.create_task(keep_in_progress(message, self._ack_wait / 3))
-            self._held[id(message)] = message, beat
+            self._held[message.subject] = message, beat
             metrics.TRIALS_HELD.inc()
+        return new
 
     async def settle(self, message: Msg) -> None:
-        """Acknowledge one: its effect is stored."""
-        await settle(self._bus, message, DURABLE, None)
+        """Acknowledge a trial: its effect is stored."""
+        newest, _ = self._held[message.subject]
+        await settle(self._bus, newest, DURABLE, None)
         self.drop(message)
 
     def drop(self, message: Msg) -> None:
-        """Hold one no longer."""
-        _, beat = self._held.pop(id(message))
+        """Hold a trial no longer."""
+        _, beat = self._held.pop(message.subject)
         metrics.TRIALS_HELD.dec()
         beat.cancel()
 

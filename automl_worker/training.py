@@ -67,19 +67,20 @@ def run_group(
 ) -> Iterator[Result]:
     """Train the trials together, and those that take the lanes of pruned ones; tell each result as it comes.
 
-    If that breaks, each goes on alone, so that one bad trial fails alone. `allowed` names the functions that a trial
-    may ask for as its trainer; `snapshot` holds the bytes that all of them go on from, where they name one.
+    If that breaks, each goes on alone, so that one bad trial fails alone. One that is named twice is trained once.
+    `allowed` names the functions that a trial may ask for as its trainer; `snapshot` holds the bytes that all of them
+    go on from, where they name one.
     """
     training_thread.prepare()
     waiting = {trial.key: trial for trial in trials}
 
     def taken(trial: RunTrial, count: int) -> Sequence[RunTrial]:
-        new = more(trial, count)
+        new = [other for other in more(trial, count) if other.key not in waiting]
         waiting.update({other.key: other for other in new})
         return new
 
     try:
-        for result in _results(trials, progress, taken, allowed, snapshot):
+        for result in _results(tuple(waiting.values()), progress, taken, allowed, snapshot):
             del waiting[result.trial.key]
             yield result
     except Exception as error:  # noqa: BLE001 - whatever a trial's values bring about is that trial's failure

@@ -93,7 +93,7 @@ Place = tuple[HeldOut, int]
 def pairs_of(
     started: StudyStarted, board: Board, incumbent: Place, candidate: Place, indices: Sequence[int]
 ) -> tuple[PairedScore, ...]:
-    """Two values on the same held-out seeds, where both have a score."""
+    """Two values on the same held-out seeds, where the incumbent has a score; a candidate that failed has the worst."""
     seeds = [held_out_seed(started, incumbent[0].first + index) for index in indices]
     one, other = (
         {

@@ -96,7 +96,8 @@ def draw_evidence(evidence: Evidence | None) -> None:
         st.caption("Each held-out seed trained twice: grey with what runs, blue with what is proposed.")
     with right:
         surrogate = " :orange-badge[surrogate: never promotable]" if evidence.training == "surrogate" else ""
-        st.markdown(f":{colour}-badge[{verdict}] on {len(evidence.scores)} held-out seeds{surrogate}")
+        failed = f", of which it failed on {evidence.failed}" if evidence.failed else ""
+        st.markdown(f":{colour}-badge[{verdict}] on {len(evidence.scores)} held-out seeds{failed}{surrogate}")
         one, two, three = st.columns(3)
         one.metric("held-out gain", points(evidence.gain))
         two.metric("95 % interval", f"{100 * evidence.gain_low:+.1f} … {100 * evidence.gain_high:+.1f}")

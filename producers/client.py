@@ -106,7 +106,8 @@ class Client:
         """Search better values for the agents of a role, or for these agents, or for an algorithm as such.
 
         An algorithm as such is trained in its role of the game, or in `environment`: a Gymnasium id, with the returns
-        that count as 0 and 1 as `score_range`. With `start="snapshot"` every trial goes on from a running agent.
+        that count as 0 and 1 as `score_range`. Attached agents need both: what they act in, only their own code knows.
+        With `start="snapshot"` every trial goes on from a running agent.
         """
         command = StartStudy.model_validate(
             {
@@ -141,7 +142,7 @@ class Client:
         return self.start_study(agents=(agent_id,), study_id=study_id, trials=0, **options)
 
     @well_formed()
-    def propose(
+    def propose(  # noqa: PLR0913 - what a proposal says
         self,
         values: Mapping[str, Value],
         *,
@@ -149,9 +150,13 @@ class Client:
         agents: Sequence[str] = (),
         reason: str = "",
         evidence: Evidence | None = None,
+        study_id: str | None = None,
         update_id: str | None = None,
     ) -> "UpdateHandle":
-        """Propose these values for all learning agents of a role, or for these agents."""
+        """Propose these values for all learning agents of a role, or for these agents.
+
+        evidence: what the study `study_id` found; that of no study in the ledger is shown, and convinces no mode.
+        """
         if (role is None) == (not agents):
             raise CommandRefused("name exactly one of role and agents")
         command = ProposeUpdate(
@@ -159,6 +164,7 @@ class Client:
             agents=self.learners(role) if role is not None else tuple(agents),
             values=dict(values),
             evidence=evidence,
+            study_id=study_id,
             reason=reason,
         )
         self.send(command)

@@ -63,6 +63,9 @@ class PairedScore(Frozen):
     seed: StrictInt
     incumbent: float
     candidate: float
+    failed: Annotated[bool, Field(exclude_if=lambda failed: not failed)] = False
+    """The candidate's trial failed: its score is the worst that there is. Left out where it did not, so that evidence
+    of before this field keeps its digest."""
 
 
 class Evidence(Frozen):
@@ -105,6 +108,11 @@ class Evidence(Frozen):
     """The sha256 of the snapshots it started from, and of which agents: `<agent>:<sha256>`."""
     worth: tuple[KeyWorth, ...] = ()
     """Of a BETTER champion, what each of its keys is worth; the candidate has only those that are `kept`."""
+
+    @property
+    def failed(self) -> int:
+        """Of how many seeds the candidate's trial failed."""
+        return sum(pair.failed for pair in self.scores)
 
     @property
     def promotable(self) -> bool:

@@ -21,13 +21,14 @@ class StartStudy(Command):
     kind: Literal["study.start.v1"] = "study.start.v1"
     study_id: Id
     role: str | None = None
-    """All live agents of this role of the game; they must run the same values."""
+    """All live agents of this role; they must run the same values."""
     agents: tuple[Id, ...] = ()
     """Or these; they must share role and values. With neither, `algorithm` is searched from its defaults."""
     algorithm: AlgorithmName | None = None
     """Only without a target."""
     environment: str | None = None
-    """Only without a target: a role of the game, or a Gymnasium id; None: the role it learns in the game."""
+    """What is trained in: a role of the game, or a Gymnasium id. Needed for attached agents, of whom only their code
+    knows it; never given for hosted ones, who train in their role. For an algorithm as such None is its role."""
     score_range: tuple[float, float] | None = None
     """Returns of an episode that count as 0 and 1; needed for a Gymnasium environment, and only there."""
     normalize: tuple[Normalize, ...] = ()

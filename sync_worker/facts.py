@@ -11,9 +11,12 @@ from tars.runtime.journal import History, Journal
 from tars.runtime.running_agents import episodes_run, running_agents
 from tars.runtime.settings import Settings
 from tars.runtime.signing import TrustFile, four_eyes
+from tars.schemas.errors import Poison
 from tars.schemas.message import Envelope
 from tars.schemas.running import RunningAgent
+from tars.schemas.study import StudyEvent
 from tars.schemas.update import ApplyUpdate, ApproveUpdate, ProposeUpdate, UpdateCommand, UpdateEvent
+from tars.sync_worker.findings import Findings, findings
 from tars.sync_worker.lifecycle import Facts, replay
 
 
@@ -28,8 +31,20 @@ async def gather(
     journal = Journal(bus)
     agents = {} if envelope.barred is not None else await running_agents(journal, await _concerned(command, journal))
     episodes = await episodes_run(bus, agents.values()) if isinstance(command, ProposeUpdate) else {}
-    facts = facts_of(envelope, settings, agents, episodes=episodes)
+    study = await _findings(command, journal) if envelope.barred is None else None
+    facts = facts_of(envelope, settings, agents, episodes=episodes, study=study)
     return replace(facts, four_eyes=four_eyes(settings, trust))
+
+
+async def _findings(command: UpdateCommand, journal: Journal) -> Findings | None:
+    """What the study that a proposal names has found; None also where nobody can read its history."""
+    if not isinstance(command, ProposeUpdate) or command.study_id is None:
+        return None
+    try:
+        history: History[StudyEvent] = await journal.current("study", command.study_id)
+    except Poison:
+        return None
+    return findings(history.events)
 
 
 async def _concerned(command: UpdateCommand, journal: Journal) -> Iterable[str]:
@@ -51,6 +66,7 @@ def facts_of(
     agents: dict[str, RunningAgent],
     *,
     episodes: Mapping[str, int],
+    study: Findings | None,
 ) -> Facts:
     """Put together what was gathered."""
     return Facts(
@@ -65,4 +81,5 @@ def facts_of(
         strictness=settings.validation_strictness,
         agents=agents,
         episodes=episodes,
+        study=study,
     )

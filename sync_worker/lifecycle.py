@@ -46,6 +46,7 @@ from tars.schemas.update import (
     content_of,
 )
 from tars.schemas.validation import Proposal, changed, moved, objections
+from tars.sync_worker.findings import Findings, unfounded
 
 EXPIRY: Final = timedelta(days=7)
 """How long a proposal may wait for its approval, unless it says otherwise."""
@@ -114,6 +115,8 @@ class Facts:
     """The agents concerned, as their own events tell; one that never started is not in it."""
     episodes: Mapping[str, int] = field(default_factory=dict)
     """How many each has run, where that is known."""
+    study: Findings | None = None
+    """What the study that a proposal names has found, by the ledger."""
 
 
 def decide(state: Update, command: UpdateCommand, facts: Facts) -> list[UpdateEvent]:  # noqa: PLR0911 - one for each command
@@ -183,7 +186,7 @@ def _propose(state: Update, command: ProposeUpdate, facts: Facts) -> list[Update
         expires_at=expires_at,
         strictness=facts.strictness,
         content="",
-        doubt=_doubt(command, facts),
+        doubt=_doubt(command, base, facts),
         signed=facts.signed,
     )
     proposed = proposed.model_copy(update={"content": content_of(proposed).digest()})
@@ -203,11 +206,16 @@ def _is_convincing(evidence: Evidence | None, facts: Facts) -> bool:
     return evidence is not None and evidence.promotable and evidence.gain >= facts.threshold
 
 
-def _doubt(command: ProposeUpdate, facts: Facts) -> str:
-    """Why a person must decide on evidence that would convince the mode: what wins from scratch can harm the old."""
+def _doubt(command: ProposeUpdate, base: Mapping[str, int], facts: Facts) -> str:
+    """Why a person must decide on evidence that would convince the mode: anybody can write down numbers."""
     evidence = command.evidence
     if facts.mode != "autonomous_threshold" or evidence is None or not _is_convincing(evidence, facts):
         return ""
+    return unfounded(evidence, command.study_id, base, facts.study) or _too_short(evidence, command, facts)
+
+
+def _too_short(evidence: Evidence, command: ProposeUpdate, facts: Facts) -> str:
+    """Why evidence says little of learners as old as these: what wins from scratch can harm them."""
     ages = {name: facts.episodes.get(name) for name in command.agents}
     old = [name for name, episodes in ages.items() if episodes is None or episodes > evidence.train_episodes]
     if evidence.start == "snapshot" or not old:

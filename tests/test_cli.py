@@ -314,6 +314,37 @@ def test_a_finished_study_is_watched_shown_and_listed(
     assert line.split()[:8] == ["s2", "finished", "a", "4/4", best, "BETTER", "+20.0", "pp"]
 
 
+CHAMPION = started(
+    0, study_id="s5", base={AGENT: 41}, candidates=({"learning_rate": 2e-4},), explain=False, propose=False
+)
+CHAMPION_FINISHED, _ = play(CHAMPION, better_by(0.2))
+
+
+def study_of(study_id: str, agent_id: str = AGENT) -> tuple[Message, Message]:
+    """The ends of a study that found that change BETTER."""
+    named = {"study_id": study_id}
+    return CHAMPION.model_copy(update={**named, "base": {agent_id: 41}}), CHAMPION_FINISHED.model_copy(update=named)
+
+
+def test_the_newest_champion_of_each_target_is_proposed_by_hand_with_its_evidence_and_once(
+    tars: Run, stack: BlockingPortal, nats_server: Server
+) -> None:
+    publish(stack, nats_server.url, *study_of("s4"), *study_of("s5"), *study_of("s6", "gone"))
+    seen_study(tars, "s6", "finished")
+    (told,) = rows(tars("sync", "policy", "--json"))
+    assert (told["update_id"], told["values"], told["reasons"]) == ("u-s5", {"learning_rate": 2e-4}, [])
+    while (found := tars("history", "u-s5", "--json"))[0] != 0:  # the view follows the ledger
+        pass
+    row = json.loads(found[1])
+    assert (row["study_id"], row["stage"], row["proposed_by"]) == ("s5", "pending", "ada (unsigned)")
+    assert row["evidence"] == CHAMPION_FINISHED.evidence.model_dump(mode="json")  # type: ignore[union-attr] # it is BETTER
+    assert tars("sync", "policy") == (0, "no champions to propose\n", "")
+    for _ in ("refused", "refused before"):
+        code, out, err = tars("sync")
+        assert (code, err) == (1, "")
+        assert "there is no agent gone" in out
+
+
 def test_a_study_of_which_every_trial_failed_has_no_result_and_says_why(
     tars: Run, stack: BlockingPortal, nats_server: Server
 ) -> None:

@@ -22,6 +22,7 @@ from tars.schemas.message import Frozen
 from tars.schemas.snapshot import SnapshotRef
 from tars.schemas.study import MOST_CANDIDATES, StudyFinished, StudyStarted
 from tars.schemas.views import AgentPoint, AgentRow
+from tars.sync_worker.findings import update_id_of
 
 if TYPE_CHECKING:
     from tars.producers.client import Client
@@ -175,8 +176,6 @@ def _show(finished: StudyFinished, best: Evidence | None, update_id: str | None,
 
 def _proposed(bus: "Client", study_id: str) -> str | None:
     """The id of the update that the fork's champion became; None: nobody has proposed it in time."""
-    from tars.sync_worker.handlers import update_id_of  # noqa: PLC0415 - faststream is slow to load
-
     update_id, end = update_id_of(study_id), time.monotonic() + PROPOSED_SECONDS
     while time.monotonic() < end:
         if bus.events("update", update_id):

@@ -17,6 +17,7 @@ from tars.cli.output import err
 from tars.cli.overview import watch
 from tars.cli.pipeline import dead, pipeline
 from tars.cli.studies import study
+from tars.cli.sync import sync
 from tars.runtime.settings import BadSetting
 from tars.schemas.errors import PREFIX, TarsError, complaints
 
@@ -35,7 +36,7 @@ for command in (
     processes.up, processes.run, processes.provision, demo, doctor, watch, fork, check, fleet.agents,
     fleet.conflicts, fleet.equilibria, fleet.stats, pipeline,
     updates.updates, updates.propose, updates.approve, updates.reject, updates.apply, updates.rollback, updates.history,
-    audit.export, audit.replay, backups.backup, backups.restore,
+    sync, audit.export, audit.replay, backups.backup, backups.restore,
 ):  # fmt: skip
     app.command()(command)
 

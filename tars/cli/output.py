@@ -105,7 +105,8 @@ def verdict_text(evidence: Evidence) -> str:
 def gain_text(evidence: Evidence) -> str:
     """What the held-out seeds say, and what the search had claimed."""
     interval = f"95 % from {points(evidence.gain_low)} to {points(evidence.gain_high)}"
-    found = f"held-out gain {points(evidence.gain)} ({interval}) on {len(evidence.scores)} seeds"
+    failed = f", of which it failed on {evidence.failed}" if evidence.failed else ""
+    found = f"held-out gain {points(evidence.gain)} ({interval}) on {len(evidence.scores)} seeds{failed}"
     return found if evidence.search_gain is None else f"{found}; the search said {points(evidence.search_gain)}"
 
 

@@ -149,26 +149,25 @@ def _weighing(
 ) -> Weighing:
     done = [(old, new) for old, new in tried if old and "waiting" not in {old.stage, new.stage}]
     found = Weighing(change=changed(row.incumbent, values), asked=len(tried), pairs=len(done))
-    pairs = [pair for old, new in done if (pair := _pair(row, old, new))]
     test = _test()
     if test is None:
         return found
     looks = sum(len(done) >= size for size in test.LOOKS)
-    seeds = {new.seed for _, new in done[: test.LOOKS[looks - 1]]} if looks else set()
+
+    def pairs(count: int) -> tuple[PairedScore, ...]:
+        incumbent = {new.seed: _score(row, old) for old, new in done[:count]}
+        candidate = {new.seed: _score(row, new) for _, new in done[:count]}
+        paired: tuple[PairedScore, ...] = test.paired([*candidate], incumbent, candidate)
+        return paired
 
     def look(pairs: Sequence[PairedScore]) -> "Look":
         seen: Look = test.assess(pairs, max(looks, 1), threshold=row.threshold or 0.0, candidates=candidates)
         return seen
 
-    now = look(pairs)
-    gain = {"gain": now.gain, "gain_low": now.gain_low, "gain_high": now.gain_high} if pairs else {}
-    verdict = look([pair for pair in pairs if pair.seed in seeds]).verdict if looks else None
+    now = look(pairs(len(done)))
+    gain = {"gain": now.gain, "gain_low": now.gain_low, "gain_high": now.gain_high} if pairs(len(done)) else {}
+    verdict = look(pairs(test.LOOKS[looks - 1])).verdict if looks else None
     return found.model_copy(update={**gain, "verdict": verdict})
-
-
-def _pair(row: StudyRow, old: TrialRow, new: TrialRow) -> PairedScore | None:
-    one, other = _score(row, old), _score(row, new)
-    return None if one is None or other is None else PairedScore(seed=new.seed, incumbent=one, candidate=other)
 
 
 def _test() -> ModuleType | None:

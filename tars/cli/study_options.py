@@ -38,7 +38,9 @@ Role = Annotated[
     str | None, typer.Option("--role", help="All live agents of a role.", autocompletion=completion.game_roles)
 ]
 Learner = Annotated[AlgorithmName | None, typer.Option("--algorithm", help="No target: only search.")]
-Environment = Annotated[str | None, typer.Option("--environment", help="With --algorithm: what to train in.")]
+Environment = Annotated[
+    str | None, typer.Option("--environment", help="What to train in, with --algorithm or for attached agents.")
+]
 ScoreRange = Annotated[tuple[float, float] | None, typer.Option("--score-range", help="Returns that count as 0 and 1.")]
 Normalized = Annotated[
     list[str] | None, typer.Option("--normalize", help="observations or rewards; repeat it for both.")

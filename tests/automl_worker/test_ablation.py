@@ -102,6 +102,18 @@ def test_a_key_without_which_nothing_can_be_trained_is_kept() -> None:
     assert next(found for found in worth_of(finished) if found.key == "tau").kept
 
 
+def test_a_key_without_which_a_quarter_of_the_trials_fail_is_worth_what_they_lose() -> None:
+    def score(trial: RunTrial) -> Measured:
+        put_back = trial.phase == "ablation" and trial.hyperparameters["tau"] == BEFORE["tau"]
+        return None if put_back and trial.seed % 4 == 0 else worth({"learning_rate": 0.2})(trial)
+
+    finished, board = play(weighed(), score)
+    failed = sum(score(trial) is None for trial in board.asked.values())
+    tau = next(found for found in worth_of(finished) if found.key == "tau")
+    assert tau.gain > 0.5 * failed / tau.seeds > 0
+    assert tau.kept
+
+
 def test_a_champion_that_is_not_better_is_not_explained() -> None:
     finished, board = play(weighed(), worth({}))
     assert worth_of(finished) == ()

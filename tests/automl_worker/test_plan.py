@@ -135,6 +135,18 @@ def test_a_candidate_whose_held_out_trials_fail_is_not_better() -> None:
     assert finished.evidence.verdict is not Verdict.BETTER
 
 
+def test_a_candidate_that_diverges_on_some_held_out_seeds_is_not_better_and_its_evidence_says_it() -> None:
+    def score(trial: RunTrial) -> Measured:
+        diverges = trial.hyperparameters != DQN.demo_start() and trial.seed % 4 == 0
+        return None if trial.phase == "confirmation" and diverges else better_by(0.1)(trial)
+
+    finished, board = play(started(), score)
+    assert finished.evidence is not None
+    assert finished.evidence.verdict is not Verdict.BETTER
+    assert finished.evidence.failed == sum(pair.seed % 4 == 0 for pair in finished.evidence.scores) > 0
+    assert plan(started(), board) == finished
+
+
 def test_a_study_whose_every_trial_fails_finishes_without_a_champion() -> None:
     finished, _ = play(started(), lambda _: None)
     assert (finished.champion, finished.evidence, finished.failed) == (None, None, 12)

@@ -33,8 +33,14 @@ RESUMED = StudyResumed(study_id="s", holder=HOLDER, delivery=1)
 def agent(name: str, *, heard: int = 0, alive: bool = True, **changes: Value) -> RunningAgent:
     """A policy agent that runs the example's values, but for some."""
     return RunningAgent(
-        agent_id=name, run_id="r", role="policy", algorithm="dqn", heard=heard, alive=alive, values=RUNNING | changes
-    )
+        agent_id=name, run_id="r", role="policy", algorithm="dqn", world=f"world-{name}", heard=heard, alive=alive,
+        values=RUNNING | changes,
+    )  # fmt: skip
+
+
+def attached(name: str) -> RunningAgent:
+    """A foreign learner, with the role that attach() gives it."""
+    return replace(agent(name), role="dqn", world=None)
 
 
 def facts(*agents: RunningAgent, **known: object) -> Facts:
@@ -82,19 +88,52 @@ def test_a_study_of_ppo_elsewhere_starts_with_rollouts_that_fit_into_a_trial() -
     assert int(event.incumbent["n_steps"] or 0) * 4 < event.full_episodes[0] * 32
 
 
+def test_a_study_for_attached_agents_trains_in_what_it_is_told_by_a_scale_that_it_is_told() -> None:
+    command = start(role="dqn", environment="CartPole-v1", score_range=(0, 500), normalize=("observations",))
+    event = started(command, facts(attached("a"), attached("b")))
+    assert (event.environment, event.score_range, event.base) == ("CartPole-v1", (0, 500), {"a": 0, "b": 0})
+    assert event.incumbent == RUNNING
+    assert started(start(role="dqn", environment="policy"), facts(attached("a"))).environment == "policy"
+
+
+@pytest.mark.parametrize("role", ["dqn", "CartPole-v1"])
+def test_a_study_for_attached_agents_is_refused_without_environment_or_scale(role: str) -> None:
+    known = facts(replace(attached("a"), role=role))
+    (told,) = refusal(start(role=role), known).splitlines()
+    assert "only its own code knows what a acts in: name environment (a Gymnasium id) and score_range" in told
+    assert "without it a gain means nothing" in refusal(start(role=role, environment="CartPole-v1"), known)
+    assert "must rise" in refusal(start(role=role, environment="CartPole-v1", score_range=(5, 5)), known)
+
+
+def test_a_study_for_an_attached_agent_whose_rollouts_are_longer_than_a_trial_is_refused() -> None:
+    foreign = replace(attached("a"), role="ppo", algorithm="ppo", values=dict(PPO.defaults))
+    asked = start(role="ppo", environment="CartPole-v1", score_range=(0, 500))
+    assert "a learns every 2048 steps" in (told := refusal(asked, facts(foreign)))
+    assert "REAL_TRAINING_EPISODES to 64 or more" in told
+    assert started(asked, facts(foreign, full_episodes=(64, 10))).incumbent["n_steps"] == 2048
+
+
+def test_a_study_for_hosted_agents_takes_no_environment_and_no_scale() -> None:
+    known = facts(agent("a"))
+    assert "a is hosted here" in refusal(start(role="policy", environment="CartPole-v1", score_range=(0, 1)), known)
+    assert "the game has a scale of its own" in refusal(start(role="policy", score_range=(0, 1)), known)
+    mixed = facts(agent("a"), replace(agent("b"), world=None))
+    assert "of b and a only one is hosted here" in refusal(start(), mixed)
+
+
 SNAPSHOT = SnapshotRef(name="a.run-1.50", agent_id="a", sha256="0" * 64, episode=50, step=1600, version=0)
 
 
 def test_a_study_from_a_snapshot_pins_the_newest_of_each_agent() -> None:
-    hosted = replace(agent("a"), world="world-1")
-    event = started(start(role="policy", start="snapshot"), facts(hosted, snapshots={"a": SNAPSHOT}))
+    event = started(start(role="policy", start="snapshot"), facts(agent("a"), snapshots={"a": SNAPSHOT}))
     assert (event.start, event.snapshots) == ("snapshot", (SNAPSHOT,))
 
 
 def test_a_study_from_a_snapshot_is_refused_where_there_is_none() -> None:
-    asked, hosted = start(role="policy", start="snapshot"), replace(agent("a"), world="world-1")
+    asked, hosted = start(role="policy", start="snapshot"), agent("a")
     assert "a has no snapshot yet" in refusal(asked, facts(hosted))
-    assert "a is not hosted here" in refusal(asked, facts(agent("a"), snapshots={"a": SNAPSHOT}))
+    foreign = start(role="dqn", start="snapshot", environment="CartPole-v1", score_range=(0, 500))
+    assert "a is not hosted here" in refusal(foreign, facts(attached("a"), snapshots={"a": SNAPSHOT}))
     by_sb3 = start(role="policy", start="snapshot", trainer="sb3")
     assert "cannot go on from a snapshot" in refusal(by_sb3, facts(hosted, snapshots={"a": SNAPSHOT}))
     assert "surrogate" in refusal(asked, facts(hosted, snapshots={"a": SNAPSHOT}, real=False))

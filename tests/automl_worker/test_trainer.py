@@ -60,6 +60,12 @@ async def in_hand(bus: Bus) -> int:
     return (await bus.jetstream.consumer_info("TRIALS", "run-trial")).num_ack_pending or 0
 
 
+async def deliveries(bus: Bus) -> int:
+    """How many trials were handed out, those that were handed out again too."""
+    info = await bus.jetstream.consumer_info("TRIALS", "run-trial")
+    return info.delivered.consumer_seq if info.delivered else 0
+
+
 async def ask(bus: Bus, *trials: RunTrial) -> None:
     await asyncio.gather(*(bus.publish(each, id=f"{each.key}.run") for each in trials))
 
@@ -110,6 +116,27 @@ async def test_every_trial_has_one_outcome_whichever_lane_it_gets(ready: Bus, tr
     async with asyncio.timeout(SECONDS):
         while await in_hand(ready):
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.anyio
+async def test_trials_that_are_delivered_again_to_their_own_trainer_are_trained_once_and_no_other_fails_for_it(
+    bus: Bus,
+) -> None:
+    """It keeps them in progress more seldom than its consumer waits, as one that NATS was away from."""
+    await provision(bus.jetstream, ack_wait=1)
+    rates = (2e-3, 2e-3, 2e-3, 1e-6, 1e-6, 1e-6)  # three are pruned: their lanes are free for what comes
+    await ask(bus, *(trial(n, rate, train_episodes=200, rungs=(2,)) for n, rate in enumerate(rates)))
+    training = asyncio.create_task(Trainer(bus, ack_wait=600).run())
+    async with asyncio.timeout(SECONDS):
+        while await deliveries(bus) <= len(rates):
+            await asyncio.sleep(0.05)
+        await ask(bus, trial(9, study_id="other", train_episodes=200, rungs=(2,)))
+        found = await outcomes(bus, len(rates) + 1)
+        while await in_hand(bus):
+            await asyncio.sleep(0.05)
+    training.cancel()
+    await asyncio.gather(training, return_exceptions=True)
+    assert [each.error for each in found if isinstance(each, TrialFailed)] == []
 
 
 @pytest.mark.anyio

@@ -93,6 +93,16 @@ def test_a_pruned_trials_lane_goes_to_one_that_waits_which_learns_what_it_would_
     assert found[9].pruned_at == 4 or found[9].score == pytest.approx(alone.score, abs=1e-4)
 
 
+def test_a_trial_that_is_named_twice_is_trained_once_and_no_other_fails_for_it() -> None:
+    twice = [trial(0), trial(0), trial(1)]
+    assert [result.error for result in run(*twice).values()] == [None, None]
+    rates = (2e-3, 2e-3, 2e-3, 1e-6, 1e-6, 1e-6)
+    asked = [with_rate(n, rate, train_episodes=8, rungs=(4,)) for n, rate in enumerate(rates)]
+    again = [trial for trial in asked if trial.hyperparameters["learning_rate"] == 2e-3]
+    found = run(*asked, waiting=again)
+    assert {number: result.error for number, result in found.items()} == dict.fromkeys(range(6))
+
+
 @pytest.fixture(scope="module")
 def played() -> bytes:
     """What an A2C agent that has played ten episodes with three others had learnt."""

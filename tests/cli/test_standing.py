@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from examples import NOON
-from played_studies import answer, better_by, play, started
+from played_studies import Measured, answer, better_by, play, started
 from tars.automl_worker.board import Board
 from tars.automl_worker.coordinator import plan
 from tars.automl_worker.steps import Ask
@@ -95,6 +95,19 @@ def test_after_a_look_its_verdict_is_the_studys_own(gain: float, verdict: Verdic
     assert [(one.verdict, one.pairs) for one in told] == [(e.verdict, len(e.scores)) for e in finished.weighed]
     assert [one.gain for one in told] == pytest.approx([found.gain for found in finished.weighed])
     assert {found.verdict for found in finished.weighed} == {verdict}
+
+
+def test_a_candidate_that_fails_on_some_seeds_is_told_as_the_study_weighs_it() -> None:
+    def score(trial: RunTrial) -> Measured:
+        changed = trial.hyperparameters != started().incumbent
+        return None if changed and trial.seed % 4 == 0 else better_by(0.5)(trial)
+
+    study = started(0, candidates=({"gamma": 0.95},), explain=False)
+    finished, board = play(study, score)
+    (one,), (weighed,) = at(study, board).weighed, finished.weighed
+    assert weighed.failed
+    assert (one.verdict or Verdict.INCONCLUSIVE) is weighed.verdict
+    assert one.gain == pytest.approx(weighed.gain)
 
 
 def test_keys_put_back_and_the_smaller_change_are_told_apart_from_the_candidates() -> None:

@@ -22,7 +22,7 @@ from tars.schemas.update import (
     UpdateProposed,
 )
 from tars.sync_worker.app import worker
-from tars.sync_worker.handlers import update_id_of
+from tars.sync_worker.findings import update_id_of
 
 pytestmark = pytest.mark.anyio
 PROPOSE = ProposeUpdate(update_id="u", agents=("a",), values=CHANGE)
@@ -168,6 +168,23 @@ async def test_a_champion_from_scratch_waits_for_a_person_where_its_agent_has_ru
     (proposed,) = await events_of(bus, "u-s")
     assert isinstance(proposed, UpdateProposed)
     assert why in proposed.doubt
+
+
+@pytest.mark.parametrize("study_id", ["s", None, "ghost"])
+async def test_evidence_approves_itself_only_where_its_study_stands_in_the_ledger(
+    bus: Bus, settings: Settings, agent: None, study_id: str | None
+) -> None:
+    """A script proposes with evidence of its own writing, or with a study's."""
+    found = evidence(Verdict.BETTER)
+    await bus.publish(report(episode=1), id="report")
+    await finish_study(bus, "s", found)
+    command = PROPOSE.model_copy(update={"evidence": found, "study_id": study_id})
+    mode = {"approval_mode": "autonomous_threshold", "hyperparam_sync_enabled": False}
+    async with at_work(worker(settings.model_copy(update=mode)).serve(0)):
+        assert (await ask(bus, command, "c1")).done
+        proposed, *others = await events_of(bus, "u")
+    assert isinstance(proposed, UpdateProposed)
+    assert (proposed.doubt == "", bool(others)) == (study_id == "s", study_id == "s")
 
 
 async def test_nothing_is_proposed_without_proof_or_target_or_when_it_is_switched_off(

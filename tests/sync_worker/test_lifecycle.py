@@ -34,6 +34,7 @@ from tars.schemas.update import (
     UpdateStarted,
     content_of,
 )
+from tars.sync_worker.findings import Findings
 from tars.sync_worker.lifecycle import EXPIRY, Facts, Stage, Update, decide, evolve, replay
 
 BASE = {"a": 0, "b": 0}
@@ -188,6 +189,18 @@ def test_four_eyes_keep_a_proposer_from_approving() -> None:
     given(PROPOSED).where(four_eyes=True, by=BOB).when(APPROVE).then_kinds("approved", "released")
 
 
+def found_by(found: Evidence | None) -> Findings:
+    """What a study of these agents tells that found this."""
+    return Findings(BASE, frozenset({found.digest()} if found else ()), scaled=True)
+
+
+FOUND = found_by(evidence(Verdict.BETTER))
+
+
+def with_evidence(found: Evidence | None) -> ProposeUpdate:
+    return PROPOSE.model_copy(update={"evidence": found, "study_id": "s"})
+
+
 def test_a_command_that_is_late_is_refused() -> None:
     given(PROPOSED).where(late=True).when(APPROVE).then_refused("after its deadline")
     given().where(late=True).when(PROPOSE).then_refused("after its deadline")
@@ -207,7 +220,29 @@ def test_a_command_that_is_late_is_refused() -> None:
 )
 def test_a_mode_approves_by_itself_only_what_it_may(mode: str, found: Evidence | None, verbs: tuple[str, ...]) -> None:
     young = {"a": 10, "b": 50}
-    given().where(mode=mode, episodes=young).when(PROPOSE.model_copy(update={"evidence": found})).then_kinds(*verbs)
+    given().where(mode=mode, episodes=young, study=found_by(found)).when(with_evidence(found)).then_kinds(*verbs)
+
+
+@pytest.mark.parametrize(
+    ("study_id", "study", "why"),
+    [
+        (None, None, "it names no study"),
+        ("s", None, "the ledger knows of no study s that found its evidence"),
+        ("s", replace(FOUND, evidence=frozenset()), "the ledger knows of no study s that found its evidence"),
+        ("s", replace(FOUND, evidence=frozenset({evidence(Verdict.BETTER, gain=0.3).digest()})), "no study s"),
+        ("s", replace(FOUND, base={"a": 0}), "study s was not about b at the version of now"),
+        ("s", replace(FOUND, base={"a": 0, "b": 7}), "study s was not about b at the version of now"),
+        ("s", replace(FOUND, scaled=False), "study s has no score_range"),
+    ],
+)
+def test_evidence_that_no_study_of_the_ledger_found_about_these_agents_is_left_to_a_person(
+    study_id: str | None, study: Findings | None, why: str
+) -> None:
+    propose = with_evidence(evidence(Verdict.BETTER)).model_copy(update={"study_id": study_id})
+    asked = given().where(mode="autonomous_threshold", episodes={"a": 1, "b": 1}, study=study).when(propose)
+    (proposed,) = asked.events()
+    assert isinstance(proposed, UpdateProposed)
+    assert why in proposed.doubt
 
 
 @pytest.mark.parametrize(
@@ -221,13 +256,13 @@ def test_a_mode_approves_by_itself_only_what_it_may(mode: str, found: Evidence |
 def test_evidence_from_scratch_is_left_to_a_person_for_agents_that_are_older_than_a_trial(
     episodes: dict[str, int], why: str
 ) -> None:
-    propose = PROPOSE.model_copy(update={"evidence": evidence(Verdict.BETTER)})
-    old = given().where(mode="autonomous_threshold", episodes=episodes)
+    propose = with_evidence(evidence(Verdict.BETTER))
+    old = given().where(mode="autonomous_threshold", episodes=episodes, study=FOUND)
     (proposed,) = old.when(propose).events()
     assert isinstance(proposed, UpdateProposed)
     assert why in proposed.doubt
-    forked = PROPOSE.model_copy(update={"evidence": evidence(Verdict.BETTER, start="snapshot")})
-    old.when(forked).then_kinds("proposed", "approved", "released")
+    forked = with_evidence(evidence(Verdict.BETTER, start="snapshot"))
+    old.where(study=found_by(forked.evidence)).when(forked).then_kinds("proposed", "approved", "released")
     given().where(mode="autonomous_all", episodes=episodes).when(propose).then_kinds("proposed", "approved", "released")
 
 
