@@ -1,5 +1,6 @@
 """What several pages draw: where the rows came from, what became of commands, differences, evidence, read-backs."""
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -28,6 +29,8 @@ DRAW: Final = {
     "unknown": st.warning,
     "broken": st.error,
 }
+LATE_SECONDS: Final = 10.0
+"""Consumers say every second that Redis has all rows: silent for so long, they do not follow what happens."""
 VERDICTS: Final = {
     Verdict.BETTER: ("better", "green"),
     Verdict.NOT_BETTER: ("not better", "red"),
@@ -51,8 +54,21 @@ def draw_origin(look: Look, banner: DeltaGenerator, corner: DeltaGenerator, *, u
         banner.warning("Redis is away: rows come from the consumers' queries. Nothing is lost, and commands work.")
     elif look.origin == "queries":
         banner.info("USE_REDIS=false: rows come from the consumers' queries.")
-    age = f"{span(look.age)} old" if look.age else f"read at {datetime.now(UTC):%H:%M:%S} UTC"
-    corner.caption(f"{age}, from {look.origin}", text_alignment="right")
+    elif look.age == math.inf:
+        banner.warning("Redis is empty: the consumers have written nothing yet. `tars run consumers` starts them.")
+    elif look.age > LATE_SECONDS:
+        banner.warning(
+            f"The consumers have not written for {span(look.age)}: what you see is that old. They are away, or NATS "
+            "is; it goes on by itself when they are back."
+        )
+    corner.caption(f"{_age(look)}, from {look.origin}", text_alignment="right")
+
+
+def _age(look: Look) -> str:
+    read = f"read at {datetime.now(UTC):%H:%M:%S} UTC"
+    if look.origin == "memory":
+        return f"{span(look.age)} old"
+    return f"{read}, {span(look.age)} old" if look.origin == "redis" and math.isfinite(look.age) else read
 
 
 def draw_news(desk: Desk) -> None:

@@ -70,7 +70,7 @@ def reader() -> Reader:
         return Reader([queries])
     views = RedisViews(url)
     # Whatever goes wrong there: the page does not know Redis' errors, and rows that it cannot read are no rows.
-    return Reader([Source("redis", lambda: views, (Exception,)), queries])
+    return Reader([Source("redis", lambda: views, (Exception,), views.age), queries])
 
 
 @st.cache_resource

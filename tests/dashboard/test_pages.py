@@ -1,5 +1,7 @@
 """The page on real servers, a real sync worker and real consumers: what a person sees, clicks and is told."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from examples import AGENT, CHANGE, EVIDENCE, EXAMPLES, GRACE, LATER, READ_BACK, RUNNING
 from played_studies import Score, better_by, play, started
+from tars.dashboard import panels, session
 from tars.dashboard.app import PAGES
 from tars.dashboard.pages import agents
 from tars.schemas.agent import AgentStarted
@@ -325,3 +328,23 @@ def test_while_redis_is_away_the_consumers_are_asked_and_it_comes_back_by_itself
     stage.restart_valkey()
     until(lambda: "from redis" in texts(page.run()))
     assert "Redis is away" not in texts(page)
+
+
+def test_while_no_consumer_writes_a_banner_says_how_old_the_rows_are(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = show("approvals")
+    until(lambda: re.search(r"read at [0-9:]+ UTC, \d+ s old, from redis", texts(page.run())))
+    assert "The consumers have not written" not in texts(page)
+    monkeypatch.setattr(panels, "LATE_SECONDS", 2.0)
+    stage.nats.kill()  # without it the consumers have nothing to write, as if they were away themselves
+    try:
+        until(lambda: re.search(r"The consumers have not written for \d+ s", texts(page.run())))
+    finally:
+        stage.restart_nats()
+    until(lambda: "The consumers have not written" not in texts(page.run()))
+
+
+def test_a_redis_that_nobody_ever_wrote_is_said_to_be_empty(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session.reader().sources[0], "age", lambda: math.inf)
+    until(lambda: "Redis is empty: the consumers have written nothing yet." in texts(show("approvals")))
