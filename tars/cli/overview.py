@@ -201,9 +201,9 @@ def _step(row: UpdateRow, now: datetime) -> str:
     return next((str(step) for step in steps(row, now) if step.state == "now"), "")
 
 
-def _coloured(row: AgentRow, now: datetime) -> str:
+def _coloured(row: AgentRow, now: datetime) -> Text:
     state, colour = condition(row, now)
-    return f"[{'bright_black' if colour == 'gray' else colour}]{state}[/]"
+    return Text(state, style="bright_black" if colour == "gray" else colour)
 
 
 def _table(title: str, headings: tuple[str, ...], rows: list[Any], empty: str) -> RenderableType:
@@ -213,5 +213,5 @@ def _table(title: str, headings: tuple[str, ...], rows: list[Any], empty: str) -
     for place, heading in enumerate(headings):
         table.add_column(heading, no_wrap=place == 0)
     for row in rows:
-        table.add_row(*(cell if cell.startswith("[") else escape(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else escape(cell) for cell in row))
     return Group(table, Text())

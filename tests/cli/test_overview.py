@@ -106,6 +106,12 @@ def test_the_picture_shows_what_waits_what_rolls_out_and_who_runs() -> None:
         assert shown in text
 
 
+def test_what_strangers_wrote_is_no_markup_of_the_picture() -> None:
+    last = RELEASED[0].history[-1].model_copy(update={"text": "[/b] [type=missing]"})
+    text = drawn(overview(of=(RELEASED[0].model_copy(update={"history": (last,)}),)))
+    assert "[/b] [type=missing]" in text
+
+
 def test_where_there_is_nothing_the_picture_says_so() -> None:
     text = drawn(overview())
     for shown in ("nothing waits for approval", "no rollout in progress", "no study is running", "tars run agents"):
