@@ -14,7 +14,7 @@ from tars.dashboard.charts import evidence as charts
 from tars.dashboard.desk import Desk, Level
 from tars.dashboard.differences import Group
 from tars.dashboard.reads import Look
-from tars.dashboard.wording import DASH, STARTED, aim, amount, listed, milliseconds, number, points, span
+from tars.dashboard.wording import DASH, STARTED, aim, amount, listed, milliseconds, number, plain, points, span
 from tars.schemas.bounds import Strictness
 from tars.schemas.counting import counted
 from tars.schemas.evidence import Evidence, KeyWorth, Verdict
@@ -75,7 +75,7 @@ def draw_news(desk: Desk) -> None:
     """Say what became of this session's commands."""
     for errand in desk.news()[:3]:
         level: Level = errand.level
-        DRAW[level](errand.text)
+        DRAW[level](plain(errand.text))
 
 
 def draw_group(group: Group, strictness: Strictness, old: Literal["runs", "before"] = "runs") -> None:
@@ -121,7 +121,7 @@ def draw_evidence(evidence: Evidence | None) -> None:
         st.caption(
             f"Dashed: the {points(evidence.threshold)} that *better* needs; hollow: the search's claim. "
             f"p = {evidence.p_value:.2g}, look {evidence.look}, trained {STARTED[evidence.start]} for "
-            f"{evidence.train_episodes} episodes in {evidence.environment}, scored over {evidence.eval_episodes}"
+            f"{evidence.train_episodes} episodes in {plain(evidence.environment)}, scored over {evidence.eval_episodes}"
             f"{_others(evidence)}."
         )
     _draw_worth(evidence.worth)

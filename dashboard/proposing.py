@@ -10,7 +10,7 @@ import streamlit as st
 from tars.dashboard import by_hand, session
 from tars.dashboard.desk import Desk
 from tars.dashboard.reads import Rows
-from tars.dashboard.wording import listed
+from tars.dashboard.wording import listed, plain
 from tars.producers.rehearsal import rehearse, running_agents
 from tars.schemas.views import AgentRow
 
@@ -70,7 +70,7 @@ def _keys(chosen: Sequence[AgentRow], desk: Desk) -> None:
 def _outcome(update_id: str, desk: Desk) -> None:
     """What speaks against it, or that nothing does; after it was sent, the way to a further one."""
     for objection in st.session_state.get("propose-objections", ()):
-        st.error(objection)
+        st.error(plain(objection))
     if st.session_state.get("propose-objections") == ():
         st.success("Nothing speaks against it; nothing was sent.")
     if desk.settled(update_id, "propose"):

@@ -1,7 +1,7 @@
 """A proposal made by hand: checked by the sync worker's own rules before it is sent, and then sent as any other."""
 
 import pytest
-from stage import Stage, show, texts, until
+from stage import Stage, read, show, texts, until
 from streamlit.testing.v1 import AppTest
 
 from examples import AGENT, RUNNING
@@ -20,7 +20,7 @@ def form(target: str = "policy", **values: str) -> AppTest:
 
 
 def errors(page: AppTest) -> list[str]:
-    return [error.value for error in page.error]
+    return [read(error.value) for error in page.error]
 
 
 def test_the_queue_leads_to_the_form_and_back(stage: Stage) -> None:
