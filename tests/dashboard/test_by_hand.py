@@ -78,6 +78,19 @@ def test_what_was_typed_is_proposed_once_with_its_reason(stage: Stage) -> None:
     stage.client.reject(update_id)
 
 
+def test_after_a_refusal_what_is_mended_is_proposed_anew(stage: Stage) -> None:
+    stage.client.propose({"gamma": 0.96}, agents=[AGENT], update_id="u-taken")
+    stage.client.reject("u-taken")
+    page = form(gamma="0.97")
+    page.session_state["propose-id"] = "u-taken"
+    page = page.button(key="propose-send").click().run()
+    assert "u-taken: propose was refused" in texts(page)
+    page = page.button(key="propose-send").click().run()
+    update_id = page.session_state["propose-id"]
+    assert f"{update_id} is proposed." in texts(page)
+    stage.client.reject(update_id)
+
+
 def test_agents_can_be_chosen_one_by_one(stage: Stage) -> None:
     page = form(CHOSEN)
     assert "Choose at least one agent." in texts(page)
