@@ -34,10 +34,13 @@ def page(views: Rows, desk: Desk) -> None:
     if not rows:
         st.info("No study has run yet: `tars study start --role policy --trials 20` starts one.")
         return
-    ids = [row.study_id for row in rows]
     asked = st.query_params.get("id")
-    if asked is not None and asked not in ids:
-        st.warning(f"There is no study {plain(asked)}.")
+    if asked is not None and asked not in {row.study_id for row in rows}:
+        if (older := views.study(asked)) is None:
+            st.warning(f"There is no study {plain(asked)}.")
+        else:
+            rows = [*rows, older]
+    ids = [row.study_id for row in rows]
     chosen = st.selectbox("Study", ids, index=ids.index(asked) if asked in ids else 0, key="study", on_change=_choose)
     row = rows[ids.index(chosen)]
     _one(row, views.trials(row.study_id), desk)

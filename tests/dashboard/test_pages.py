@@ -264,6 +264,17 @@ def test_a_fork_is_shown_by_its_candidates_though_nothing_was_searched(stage: St
     ]  # fmt: skip
 
 
+def test_a_study_older_than_those_listed_is_found_by_its_address(stage: Stage) -> None:
+    oldest = started(4, study_id="s-oldest", explain=False)
+    stage.publish(oldest, *(oldest.model_copy(update={"study_id": f"s-later-{n}"}) for n in range(100)))
+    until(lambda: stage.client.study("s-later-99"))
+    until(lambda: "s-later-99" in show("studies").selectbox(key="study").options)
+    assert "s-oldest" not in show("studies").selectbox(key="study").options
+    page = show("studies", id="s-oldest")
+    assert page.selectbox(key="study").value == "s-oldest"
+    assert "There is no study" not in texts(page)
+
+
 def test_an_update_says_what_each_of_its_keys_is_worth(stage: Stage) -> None:
     worth = KeyWorth(key="gamma", before=0.99, after=0.95, gain=0.1, gain_low=0.05, gain_high=0.15, seeds=16, kept=True)
     stage.propose("u-worth", CHANGE, EVIDENCE.model_copy(update={"worth": (worth,), "conflict_gain": -0.0125}))
