@@ -44,7 +44,8 @@ def serve(settings: Settings, port: int) -> None:
     arguments += [text for name in hosts(settings) for text in ("--server.allowedHosts", name)]
     page = Path(__file__).parent / "entry" / "start.py"
     environment = os.environ | {"NATS_URL": settings.nats} | ({"REDIS_URL": settings.redis} if settings.redis else {})  # noqa: TID251
-    os.execve(sys.executable, [sys.executable, "-m", "streamlit", "run", str(page), *arguments], environment)  # noqa: S606
+    program = [sys.executable, "-m", "tars.dashboard.process", "run", str(page), *arguments]
+    os.execve(sys.executable, program, environment)  # noqa: S606
 
 
 def refuse_strangers(settings: Settings) -> None:

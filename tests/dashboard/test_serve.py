@@ -1,17 +1,21 @@
 """Becoming the page: who may open it, and what Streamlit is to know for logging people in."""
 
+import asyncio
 import http.client
+import json
 import stat
 import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from stage import until
 
 from browsing import page_server
+from page_sessions import Sessions
 from people import PAGE, trusted
 from tars.dashboard.serve import hosts, refuse_strangers, secrets_of, write_secrets
 from tars.runtime.settings import BadSetting, Settings
@@ -95,6 +99,24 @@ def opened(port: int, host: str) -> bool:
         return False
     finally:
         asked.close()
+
+
+def test_off_a_terminal_the_page_logs_as_every_worker_does(tmp_path: Path) -> None:
+    port, log = free_port(0), tmp_path / "page.log"
+    known = {"NATS_URL": "nats://127.0.0.1:9", "USE_REDIS": "false"}
+    with page_server(port, known, tmp_path) as page:
+        until(lambda: opened(port, "127.0.0.1"))
+        asyncio.run(look(page.address, lambda: "waiting for NATS" in log.read_text()))
+    [line, *_] = [json.loads(text) for text in log.read_text().splitlines() if "waiting for NATS" in text]
+    assert line["event"] == "waiting for NATS"
+    assert (line["level"], line["service"], line["logger"]) == ("warning", "dashboard", "tars.dashboard.line")
+
+
+async def look(address: str, seen: Callable[[], bool]) -> None:
+    """Keep the page open until something is seen."""
+    async with Sessions(address, 1).open(), asyncio.timeout(60):
+        while not seen():
+            await asyncio.sleep(0.05)
 
 
 def test_the_address_people_are_sent_back_to_is_a_name_of_the_page() -> None:
