@@ -69,6 +69,7 @@ def live(page: Page) -> None:
 
 def main() -> None:
     """One full run of the script: the menu and the chosen page."""
+    session.one_log()
     st.set_page_config(page_title="TARS", layout="wide")
     st.html(theme.STYLE)
     menu = [st.Page(_shown(page), title=page.title, url_path=page.name) for page in PAGES]

@@ -194,6 +194,11 @@ class Desk:
         errand = self.errands.get(about)
         return errand is not None and errand.verb in verbs and errand.level in {"waiting", "done"}
 
+    def refused(self, about: str) -> bool:
+        """Whether the newest command about this was refused."""
+        errand = self.errands.get(about)
+        return errand is not None and errand.level == "refused"
+
     def news(self) -> list[Errand]:
         """Return what is to be said, the newest first."""
         now = monotonic()

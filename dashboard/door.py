@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import streamlit as st
 
 from tars.dashboard.identity import Visitor
+from tars.dashboard.wording import plain
 
 COOKIE: Final = "tars_return"
 KEPT_SECONDS: Final = 600
@@ -23,11 +24,11 @@ def draw_door(person: Visitor) -> None:
     """What is seen by who may not see anything: why, and the button to log in."""
     st.html(REMEMBER, unsafe_allow_javascript=True)
     if person.name:
-        st.error(f"{person.why_not}.")
+        st.error(f"{plain(person.why_not)}.")
     else:
         st.info("Log in to see the agents, and what is proposed for them.")
         if st.user.get("is_logged_in"):
-            st.error(f"Your login does not count: {person.why_not}.")
+            st.error(f"Your login does not count: {plain(person.why_not)}.")
     with st.container(horizontal=True):
         st.button("Log in", key="log_in", type="primary", on_click=st.login)
         if st.user.get("is_logged_in"):
@@ -37,11 +38,13 @@ def draw_door(person: Visitor) -> None:
 def draw_person(person: Visitor) -> None:
     """Who acts from here, as what, and the button to log out; or that nobody had to log in."""
     if person.login is None:
-        st.caption(f"Nobody logs in here: whoever opens this page acts as **{person.name}**.", text_alignment="right")
+        st.caption(
+            f"Nobody logs in here: whoever opens this page acts as **{plain(person.name)}**.", text_alignment="right"
+        )
         return
     roles = ", ".join(role for role in ("approver", "proposer", "viewer") if role in person.roles)
     with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
-        st.text(f"{person.name} · {roles}", width="content", help=f"`{person.login.principal}`")
+        st.text(f"{person.name} · {roles}", width="content", help=plain(person.login.principal))
         st.button("Log out", key="log_out", type="tertiary", on_click=st.logout)
 
 

@@ -1,5 +1,6 @@
 """What several pages draw: where the rows came from, what became of commands, differences, evidence, read-backs."""
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -13,7 +14,7 @@ from tars.dashboard.charts import evidence as charts
 from tars.dashboard.desk import Desk, Level
 from tars.dashboard.differences import Group
 from tars.dashboard.reads import Look
-from tars.dashboard.wording import DASH, STARTED, aim, amount, listed, milliseconds, number, points, span
+from tars.dashboard.wording import DASH, STARTED, aim, amount, listed, milliseconds, number, plain, points, span
 from tars.schemas.bounds import Strictness
 from tars.schemas.counting import counted
 from tars.schemas.evidence import Evidence, KeyWorth, Verdict
@@ -28,6 +29,8 @@ DRAW: Final = {
     "unknown": st.warning,
     "broken": st.error,
 }
+LATE_SECONDS: Final = 10.0
+"""Consumers say every second that Redis has all rows: silent for so long, they do not follow what happens."""
 VERDICTS: Final = {
     Verdict.BETTER: ("better", "green"),
     Verdict.NOT_BETTER: ("not better", "red"),
@@ -51,15 +54,28 @@ def draw_origin(look: Look, banner: DeltaGenerator, corner: DeltaGenerator, *, u
         banner.warning("Redis is away: rows come from the consumers' queries. Nothing is lost, and commands work.")
     elif look.origin == "queries":
         banner.info("USE_REDIS=false: rows come from the consumers' queries.")
-    age = f"{span(look.age)} old" if look.age else f"read at {datetime.now(UTC):%H:%M:%S} UTC"
-    corner.caption(f"{age}, from {look.origin}", text_alignment="right")
+    elif look.age == math.inf:
+        banner.warning("Redis is empty: the consumers have written nothing yet. `tars run consumers` starts them.")
+    elif look.age > LATE_SECONDS:
+        banner.warning(
+            f"The consumers have not written for {span(look.age)}: what you see is that old. They are away, or NATS "
+            "is; it goes on by itself when they are back."
+        )
+    corner.caption(f"{_age(look)}, from {look.origin}", text_alignment="right")
+
+
+def _age(look: Look) -> str:
+    read = f"read at {datetime.now(UTC):%H:%M:%S} UTC"
+    if look.origin == "memory":
+        return f"{span(look.age)} old"
+    return f"{read}, {span(look.age)} old" if look.origin == "redis" and math.isfinite(look.age) else read
 
 
 def draw_news(desk: Desk) -> None:
     """Say what became of this session's commands."""
     for errand in desk.news()[:3]:
         level: Level = errand.level
-        DRAW[level](errand.text)
+        DRAW[level](plain(errand.text))
 
 
 def draw_group(group: Group, strictness: Strictness, old: Literal["runs", "before"] = "runs") -> None:
@@ -106,7 +122,7 @@ def draw_evidence(evidence: Evidence | None) -> None:
         st.caption(
             f"Dashed: the {points(evidence.threshold)} that *better* needs; hollow: the search's claim. "
             f"p = {evidence.p_value:.2g}, look {evidence.look}, trained {STARTED[evidence.start]} for "
-            f"{evidence.train_episodes} episodes in {evidence.environment}, scored over {evidence.eval_episodes}"
+            f"{evidence.train_episodes} episodes in {plain(evidence.environment)}, scored over {evidence.eval_episodes}"
             f"{_others(evidence)}."
         )
     _draw_worth(evidence.worth)

@@ -10,7 +10,7 @@ import streamlit as st
 from tars.dashboard import by_hand, session
 from tars.dashboard.desk import Desk
 from tars.dashboard.reads import Rows
-from tars.dashboard.wording import listed
+from tars.dashboard.wording import listed, plain
 from tars.producers.rehearsal import rehearse, running_agents
 from tars.schemas.views import AgentRow
 
@@ -45,7 +45,7 @@ def _keys(chosen: Sequence[AgentRow], desk: Desk) -> None:
     if not shown:
         st.info("Choose agents that learn by the same algorithm." if chosen else "Choose at least one agent.")
         return
-    update_id = st.session_state.setdefault("propose-id", f"u-{secrets.token_hex(8)}")
+    update_id = st.session_state.setdefault("propose-id", _new_id())
     st.caption(
         f"{listed(row.agent_id for row in chosen)}: what is left empty stays as it runs. Strictness {strictness}."
     )
@@ -61,7 +61,7 @@ def _keys(chosen: Sequence[AgentRow], desk: Desk) -> None:
         buttons = st.container(horizontal=True)
         buttons.form_submit_button("Check", key="propose-check", on_click=_check, args=(tuple(chosen), keys))
         buttons.form_submit_button(
-            "Propose", key="propose-send", type="primary", on_click=_send, args=(tuple(chosen), keys, update_id),
+            "Propose", key="propose-send", type="primary", on_click=_send, args=(tuple(chosen), keys),
             disabled=desk.settled(update_id, "propose") or not desk.may("propose"),
         )  # fmt: skip
     _outcome(update_id, desk)
@@ -70,7 +70,7 @@ def _keys(chosen: Sequence[AgentRow], desk: Desk) -> None:
 def _outcome(update_id: str, desk: Desk) -> None:
     """What speaks against it, or that nothing does; after it was sent, the way to a further one."""
     for objection in st.session_state.get("propose-objections", ()):
-        st.error(objection)
+        st.error(plain(objection))
     if st.session_state.get("propose-objections") == ():
         st.success("Nothing speaks against it; nothing was sent.")
     if desk.settled(update_id, "propose"):
@@ -96,21 +96,28 @@ def _check(chosen: Sequence[AgentRow], names: Sequence[str]) -> None:
     st.session_state["propose-objections"] = _objections(chosen, names)
 
 
-def _send(chosen: Sequence[AgentRow], names: Sequence[str], update_id: str) -> None:
-    """Runs before the page is drawn again, so it asks for the desk itself."""
+def _send(chosen: Sequence[AgentRow], names: Sequence[str]) -> None:
+    """Runs before the page is drawn again, so it asks for the desk and the id itself."""
     objections = _objections(chosen, names)
     if objections:
         st.session_state["propose-objections"] = objections
         return
     _forget()
     values, _ = by_hand.typed(chosen, _texts(names))
-    session.desk().propose(
-        update_id,
+    desk = session.desk()
+    if desk.refused(st.session_state["propose-id"]):  # what was refused is an update too, and its end
+        st.session_state["propose-id"] = _new_id()
+    desk.propose(
+        st.session_state["propose-id"],
         agents=tuple(row.agent_id for row in chosen),
         values=values,
         base={row.agent_id: row.heard for row in chosen},
         reason=st.session_state["propose-reason"],
     )
+
+
+def _new_id() -> str:
+    return f"u-{secrets.token_hex(8)}"
 
 
 def _aim() -> None:

@@ -1,6 +1,7 @@
 """Where rows come from: Redis, else the consumers' queries, else the last good answer with its age."""
 
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ PAUSE_SECONDS: Final = 1.0
 """How long a source that failed is left alone."""
 PATIENCE: Final = 5.0
 """One that failed slowly is left alone for this many times as long as it took, so that pages seldom wait for it."""
+AGE_SECONDS: Final = 1.0
+"""How often a source is asked how old its rows are: once for all sessions, beside all that they read."""
 REMEMBERED: Final = 500
 """Answers kept for the time when nobody answers."""
 
@@ -89,26 +92,36 @@ class Source:
     open: Callable[[], Rows]
     away: tuple[type[Exception], ...]
     """What it raises while it cannot answer."""
+    age: Callable[[], float] = lambda: 0.0
+    """How many seconds ago its rows were last known to be complete; inf: never."""
     _resume_at: float = 0.0
+    _aged: float = 0.0
+    _age_again_at: float = -math.inf
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, question: Callable[[Rows], Any]) -> tuple[bool, Any]:
-        """Return (answered, the answer)."""
+    def ask(self, question: Callable[[Rows], Any]) -> tuple[float, Any] | None:
+        """Return (age in seconds, the answer); None: it does not answer."""
         began = monotonic()
         with self._lock:
             if began < self._resume_at:
-                return False, None
+                return None
             if self._resume_at > 0:  # it was away: one session tries, the others go on without
                 self._resume_at = began + PAUSE_SECONDS
         try:
-            answer = question(self.open())
+            found = self._age(), question(self.open())
         except self.away as error:
             took = monotonic() - began
             log.warning("a source of rows is away", extra={"source": self.origin, "error": repr(error)})
             self._resume_at = monotonic() + max(PAUSE_SECONDS, PATIENCE * took)
-            return False, None
+            return None
         self._resume_at = 0.0
-        return True, answer
+        return found
+
+    def _age(self) -> float:
+        if monotonic() >= self._age_again_at:
+            self._aged = self.age()
+            self._age_again_at = monotonic() + AGE_SECONDS
+        return self._aged
 
 
 class Reader:
@@ -122,19 +135,19 @@ class Reader:
     def ask(self, key: object, question: Callable[[Rows], Any]) -> tuple[Origin, float, Any]:
         """Return (origin, age in seconds, answer); raises NothingToShow."""
         for source in self.sources:
-            answered, answer = source.ask(question)
-            if answered:
-                self._remember(key, answer)
-                return source.origin, 0.0, answer
+            found = source.ask(question)
+            if found is not None:
+                self._remember(key, *found)
+                return source.origin, *found
         with self._lock:
             if key not in self._last:
                 raise NothingToShow("neither Redis nor the consumers answer")
             at, answer = self._last[key]
         return "memory", monotonic() - at, answer
 
-    def _remember(self, key: object, answer: object) -> None:
+    def _remember(self, key: object, age: float, answer: object) -> None:
         with self._lock:
-            self._last[key] = monotonic(), answer
+            self._last[key] = monotonic() - (age if math.isfinite(age) else 0.0), answer
             self._last.move_to_end(key)
             while len(self._last) > REMEMBERED:
                 self._last.popitem(last=False)
@@ -150,7 +163,7 @@ class Look:
         self.origin: Origin = reader.sources[0].origin
         """The worst origin of what was read."""
         self.age = 0.0
-        """Seconds since the oldest of it was read."""
+        """Seconds for which the oldest of it may have been out of date; inf: nobody ever wrote it."""
         self._answers: dict[object, Any] = {}
         """What was asked already: one refresh shows one moment, and reads nothing twice."""
 

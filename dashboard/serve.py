@@ -8,6 +8,7 @@ import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from tars.dashboard import theme
 from tars.runtime.settings import BadSetting, Settings
@@ -15,6 +16,7 @@ from tars.runtime.signing import BadKey, page_key, read_key
 
 SECRETS_PREFIX: Final = "tars-page-"
 """Begins the name of the folder in which Streamlit finds what it is to know for logging people in."""
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def serve(settings: Settings, port: int) -> None:
@@ -39,9 +41,11 @@ def serve(settings: Settings, port: int) -> None:
     if settings.oidc_issuer is not None:
         options["secrets.files"] = str(write_secrets(secrets_of(settings, port)))
     arguments = [text for key, value in options.items() for text in (f"--{key}", value)]
+    arguments += [text for name in hosts(settings) for text in ("--server.allowedHosts", name)]
     page = Path(__file__).parent / "entry" / "start.py"
     environment = os.environ | {"NATS_URL": settings.nats} | ({"REDIS_URL": settings.redis} if settings.redis else {})  # noqa: TID251
-    os.execve(sys.executable, [sys.executable, "-m", "streamlit", "run", str(page), *arguments], environment)  # noqa: S606
+    program = [sys.executable, "-m", "tars.dashboard.process", "run", str(page), *arguments]
+    os.execve(sys.executable, program, environment)  # noqa: S606
 
 
 def refuse_strangers(settings: Settings) -> None:
@@ -52,6 +56,17 @@ def refuse_strangers(settings: Settings) -> None:
             f"LISTEN_ADDRESS={settings.listen_address} lets others open the page, and nobody has to log in: set "
             "OIDC_ISSUER, or listen on 127.0.0.1, or set DASHBOARD_WITHOUT_LOGIN=true where a proxy asks who it is"
         )
+
+
+def hosts(settings: Settings) -> tuple[str, ...]:
+    """Names by which this page is opened.
+
+    A website may have its own name lead to this machine; a browser then takes the page for that website's, and lets
+    its scripts click here. Streamlit refuses whoever asks for a name that is not among these.
+    """
+    public = urlsplit(settings.oidc_redirect_uri or "").hostname
+    given = (name.strip() for name in settings.dashboard_hosts.split(","))
+    return tuple(dict.fromkeys(name for name in (*LOOPBACK, settings.listen_address, public, *given) if name))
 
 
 def _is_loopback(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,7 @@ def reader() -> Reader:
         return Reader([queries])
     views = RedisViews(url)
     # Whatever goes wrong there: the page does not know Redis' errors, and rows that it cannot read are no rows.
-    return Reader([Source("redis", lambda: views, (Exception,)), queries])
+    return Reader([Source("redis", lambda: views, (Exception,), views.age), queries])
 
 
 @st.cache_resource
@@ -78,6 +79,16 @@ def freeze_heap() -> None:
     """Take what is loaded out of the garbage collector's sight, once: a collection costs most of a refresh else."""
     gc.collect()
     gc.freeze()
+
+
+@st.cache_resource
+def one_log() -> None:
+    """Have Streamlit's own lines go where ours go, once: it gives each of its loggers a handler of its own."""
+    known = [found for found in logging.root.manager.loggerDict.values() if isinstance(found, logging.Logger)]
+    for logger in known:
+        if hasattr(logger, "streamlit_console_handler"):
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 @st.cache_resource

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
-from tars.dashboard.wording import amount, span
+from tars.dashboard.wording import amount, plain, span
 from tars.schemas.update import RolloutStage
 from tars.schemas.views import Judged, UpdateRow, UpdateStage
 
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 def badges(way: Sequence[Step]) -> str:
     """The steps in a line of Streamlit's Markdown."""
-    return " → ".join(f":{COLOURS[step.state]}-badge[{step}]" for step in way)
+    return " → ".join(f":{COLOURS[step.state]}-badge[{plain(str(step))}]" for step in way)
 
 
 def steps(row: UpdateRow, now: datetime) -> tuple[Step, ...]:

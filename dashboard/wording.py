@@ -1,5 +1,6 @@
 """Numbers, times and changes in words for people. Pure: the moment is passed in."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
@@ -32,6 +33,15 @@ STARTED: Final[Mapping[Start, str]] = {
 """What trials were trained from."""
 REVERSIBLE: Final[frozenset[UpdateStage]] = frozenset({"released", "reloading", "reloaded", "confirmed"})
 """Stages that a roll back is for."""
+PUNCTUATION: Final = re.compile(r"[!-/:-@\[-`{-~]")
+
+
+def plain(text: str) -> str:
+    """Return what somebody wrote for Streamlit's Markdown, as it is, on one line.
+
+    Nothing in it is markup: who proposes an update must not draw badges and pictures above its evidence.
+    """
+    return PUNCTUATION.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def number(value: Value) -> str:

@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     """Groups whose members may also approve."""
     dashboard_without_login: bool = False
     """True: the page may listen beyond loopback though nobody logs in, because something before it asks who it is."""
+    dashboard_hosts: str = Field("", pattern=r"^[A-Za-z0-9.:*,\s-]*$")
+    """Names by which the page is opened beside loopback's and that of OIDC_REDIRECT_URI, with commas between."""
 
     @field_validator("oidc_client_id")
     @classmethod

@@ -1,6 +1,7 @@
 """The views: typed rows to read, kept in Redis or in memory under the same keys, written by the projection."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -220,6 +221,15 @@ class RedisViews(Views):
                 retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 2),
             )
         )
+
+    def age(self) -> float:
+        """Seconds since consumers last had all rows of a stream here, of the one that waits longest; inf: never."""
+        asked = self._redis.pipeline(transaction=False)
+        for stream in STREAMS:
+            asked.hget(keys.cursor(stream), "seen")
+        asked.time()
+        *seen, (now, _) = asked.execute()
+        return max((now - int(at) for at in seen if at is not None), default=math.inf)
 
     def close(self) -> None:
         """Close all connections."""

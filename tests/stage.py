@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from tars.schemas.message import Message
 from tars.sync_worker.app import worker as sync
 
 EPISODES = 30
+ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -202,7 +204,17 @@ def show(name: str, **query: str) -> AppTest:
 
 
 def texts(page: AppTest) -> str:
-    """All that a page says outside its tables."""
+    """All that a page says outside its tables, as it is read."""
+    return read(markdown(page))
+
+
+def read(written: str) -> str:
+    """What people read of Markdown in which others' words are escaped."""
+    return ESCAPED.sub(r"\1", written)
+
+
+def markdown(page: AppTest) -> str:
+    """The same as it is written."""
     boxes = (page.markdown, page.caption, page.error, page.warning, page.info, page.success)
     assert not page.exception, page.exception
     return "\n".join(str(element.value) for group in boxes for element in group)

@@ -261,6 +261,22 @@ def test_a_dead_command_is_listed_shown_and_sent_again(tars: Run, stack: Blockin
     assert (code, err) == (1, "tars: there is no dead letter 2: `tars dead list` shows those of 30 days\n")
 
 
+def test_what_strangers_wrote_is_shown_as_they_wrote_it(tars: Run, stack: BlockingPortal, nats_server: Server) -> None:
+    async def die() -> None:
+        bus = await connect_bus(nats_server.url, "test", patience=5)
+        letter = Unreadable("COMMANDS", "update-command", 1, "tars.event.[/b]", b"")
+        await put_aside(bus, letter, "not-readable", Poison("1 error [type=missing]"))
+        await bus.close()
+
+    stack.call(die)
+    while not rows(tars("dead", "list", "--json")):
+        pass
+    code, out, _ = tars("dead", "list")
+    assert code == 0
+    assert "tars.event.[/b]" in out
+    assert "1 error [type=missing]" in out
+
+
 WEIGHED = started(
     0, study_id="s1", base={AGENT: 0}, candidates=({"learning_rate": 5e-4}, {"gamma": 0.95, "tau": 0.5}),
     start="snapshot", snapshots=(SNAPSHOT.model_copy(update={"agent_id": AGENT}),), explain=False, propose=False,

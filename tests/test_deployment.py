@@ -342,6 +342,14 @@ def test_a_page_at_which_nobody_logs_in_is_let_out_of_the_cluster_by_nobody() ->
 
 
 @needs_helm
+def test_the_page_knows_the_names_by_which_it_is_opened() -> None:
+    given, _ = page_of(rendered(ingress__enabled="true", ingress__host="t.example.org", ingress__asksWhoItIs="true"))
+    assert given["DASHBOARD_HOSTS"] == "tars-dashboard,t.example.org"
+    given, _ = page_of(rendered(settings__DASHBOARD_HOSTS="proxy.example.org"))
+    assert given["DASHBOARD_HOSTS"] == "proxy.example.org"
+
+
+@needs_helm
 def test_a_pod_on_a_secured_nats_gets_the_seed_of_its_own_role_and_no_other() -> None:
     secure = {
         f"nats__secure__{name}": name.lower() for name in ("seedsSecret", "keysConfigMap", "tlsSecret", "routesSecret")

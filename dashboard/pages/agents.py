@@ -22,6 +22,7 @@ from tars.dashboard.wording import (
     listed,
     milliseconds,
     number,
+    plain,
     score,
     span,
     summary,
@@ -44,7 +45,7 @@ def page(views: Rows, desk: Desk) -> None:  # noqa: ARG001 - every page has both
     chosen = st.query_params.get("id")
     found = next((row for row in rows if row.agent_id == chosen), None)
     if chosen is not None and found is None:
-        st.warning(f"There is no agent {chosen}.")
+        st.warning(f"There is no agent {plain(chosen)}.")
     if found is not None:
         _one(found, views)
     elif rows:
@@ -111,7 +112,7 @@ def _card(row: AgentRow, views: Rows, now: datetime) -> None:
             st.html(_curve(row.agent_id, row.seen_at, views))
         facts = [f"score **{score(row.score)}**", f"episode {row.episode:,}", f"runs **{version(row)}**"]
         reload = f"reloaded {ago(row.reloaded_at, now)} in {milliseconds(row.reload_milliseconds)}"
-        what = f"{row.role or 'foreign'} · {row.algorithm} · {reload if row.reloaded_at else 'never reloaded'}"
+        what = f"{plain(row.role or 'foreign')} · {row.algorithm} · {reload if row.reloaded_at else 'never reloaded'}"
         st.markdown(f"{' · '.join(facts)}  \n:small[:gray[{what}]]")  # one element: each costs in every session
 
 
@@ -165,7 +166,9 @@ def _one(row: AgentRow, views: Rows) -> None:
     silent = (
         f" · not heard of for {span((now - row.seen_at).total_seconds())}" if state == "silent" and row.seen_at else ""
     )
-    st.caption(f"{row.role or 'foreign'} · {row.algorithm or 'reference policy'} · world {row.world or DASH}{silent}")
+    st.caption(
+        f"{plain(row.role or 'foreign')} · {row.algorithm or 'reference policy'} · world {row.world or DASH}{silent}"
+    )
     for column, (label, text) in zip(st.columns(6), _facts(row, now).items(), strict=True):
         column.metric(label, text)
     _history(row, views)

@@ -13,7 +13,7 @@ from tars.dashboard.differences import groups
 from tars.dashboard.panels import draw_evidence, draw_group
 from tars.dashboard.proposing import ADDRESS, draw_form
 from tars.dashboard.reads import Rows
-from tars.dashboard.wording import ago, listed, obstacles, points, span
+from tars.dashboard.wording import ago, listed, obstacles, plain, points, span
 from tars.schemas.bounds import Strictness
 from tars.schemas.counting import counted
 from tars.schemas.hyperparameters import AlgorithmName
@@ -36,7 +36,7 @@ def page(views: Rows, desk: Desk) -> None:
         waiting = [row for row in waiting if row.update_id == asked]
         st.button("All that waits", key="all-waiting", icon=":material/arrow_back:", type="tertiary", on_click=_all)
         if not waiting:
-            st.warning(f"{asked} does not wait for approval: *Changes* shows what became of it.")
+            st.warning(f"{plain(asked)} does not wait for approval: *Changes* shows what became of it.")
             return
     if not waiting:
         st.info(
@@ -63,9 +63,9 @@ def _card(row: UpdateRow, agents: Mapping[str, AgentRow]) -> None:
     st.markdown(f"#### {row.update_id}")
     expires = f" · expires in {span((row.expires_at - now).total_seconds())}" if row.expires_at else ""
     study = f" · study {row.study_id}" if row.study_id else ""
-    st.caption(f"proposed {ago(row.proposed_at, now)} by {row.proposed_by}{study}{expires}{gain}")
+    st.caption(f"proposed {ago(row.proposed_at, now)} by {plain(row.proposed_by)}{study}{expires}{gain}")
     if row.reason:
-        st.markdown(f"> {row.reason}")
+        st.markdown(f"> {plain(row.reason)}")
     for obstacle in obstacles(row, agents, now):
         st.warning(obstacle)
     for group in groups(row, algorithms, strictness):

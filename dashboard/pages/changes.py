@@ -15,7 +15,7 @@ from tars.dashboard.differences import groups
 from tars.dashboard.panels import aligned, draw_evidence, draw_group, draw_judgements, draw_read_backs
 from tars.dashboard.reads import Rows
 from tars.dashboard.steps import badges, steps
-from tars.dashboard.wording import REVERSIBLE, STAGE_COLOURS, ago, effect, listed, points, summary
+from tars.dashboard.wording import REVERSIBLE, STAGE_COLOURS, ago, effect, listed, plain, points, summary
 from tars.schemas.update import What
 from tars.schemas.views import UpdateRow
 
@@ -29,7 +29,7 @@ def page(views: Rows, desk: Desk) -> None:
     chosen = st.query_params.get("id")
     found = views.update(chosen) if chosen else None
     if chosen is not None and found is None:
-        st.warning(f"There is no update {chosen}.")
+        st.warning(f"There is no update {plain(chosen)}.")
     if found is not None:
         _audit(found, views, desk)
     else:
@@ -111,12 +111,12 @@ def _audit(row: UpdateRow, views: Rows, desk: Desk) -> None:
     st.button("All changes", key="all-changes", icon=":material/arrow_back:", type="tertiary", on_click=_all_again)
     st.markdown(f"#### {row.update_id} :{STAGE_COLOURS[row.stage]}-badge[{row.stage}]")
     mode = f" ({row.mode})" if row.mode and row.mode != "manual" else ""
-    approved = f" · approved by {row.approved_by}{mode}" if row.approved_by else ""
+    approved = f" · approved by {plain(row.approved_by)}{mode}" if row.approved_by else ""
     study = f" · study {row.study_id}" if row.study_id else ""
-    st.caption(f"proposed {ago(row.proposed_at, now)} by {row.proposed_by}{approved}{study}")
+    st.caption(f"proposed {ago(row.proposed_at, now)} by {plain(row.proposed_by)}{approved}{study}")
     st.markdown(badges(steps(row, now)))
     for reason in row.reasons:
-        st.markdown(f"> {reason}")
+        st.markdown(f"> {plain(reason)}")
     if row.stage in REVERSIBLE:
         _roll_back(row, desk)
     if row.stage == "approved":

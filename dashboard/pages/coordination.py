@@ -9,7 +9,7 @@ import streamlit as st
 from tars.dashboard.charts import coordination as charts
 from tars.dashboard.desk import Desk
 from tars.dashboard.reads import Rows
-from tars.dashboard.wording import ago, score
+from tars.dashboard.wording import ago, plain, score
 from tars.schemas.views import ConflictRow, EquilibriumRow
 
 SHOWN: Final = 400
@@ -25,7 +25,7 @@ def page(views: Rows, desk: Desk) -> None:  # noqa: ARG001 - every page has both
         return
     asked = st.query_params.get("id")
     if asked is not None and asked not in worlds:
-        st.warning(f"There is no news of a world {asked}.")
+        st.warning(f"There is no news of a world {plain(asked)}.")
     world = asked if asked is not None and asked in worlds else worlds[0]
     if len(worlds) > 1:
         ordered = sorted(worlds)

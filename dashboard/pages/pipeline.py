@@ -10,7 +10,7 @@ import streamlit as st
 from tars.dashboard import session
 from tars.dashboard.desk import Desk
 from tars.dashboard.reads import Rows
-from tars.dashboard.wording import ago, size
+from tars.dashboard.wording import ago, plain, size
 from tars.schemas.counting import counted
 from tars.schemas.streams import ROLES
 from tars.schemas.views import DeadRow, PipelineRow, StatsRow
@@ -105,7 +105,7 @@ def _letters(letters: Sequence[DeadRow], desk: Desk) -> None:
     asked = st.query_params.get("id")
     chosen = next((row for row in letters if str(row.sequence) == asked), None)
     if asked is not None and chosen is None:
-        st.warning(f"There is no dead letter {asked} among the newest {READ}: `tars dead show {asked}` looks further.")
+        st.warning(f"There is no dead letter {plain(asked)} among the newest {READ}: `tars dead show` looks further.")
     if chosen is not None:
         st.button("All dead letters", key="all-dead", icon=":material/arrow_back:", type="tertiary", on_click=_open)
         _letter(chosen, desk, whole=True)
@@ -123,7 +123,7 @@ def _letter(row: DeadRow, desk: Desk, *, whole: bool) -> None:
     with st.container(border=True, key=f"dead-{row.sequence}"):
         head = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
         head.button(f"{row.sequence}", key=f"open-dead-{row.sequence}", type="tertiary", on_click=_open, args=(row,))
-        head.markdown(f"`{row.subject}` :red-badge[{row.reason}]", width="content")
+        head.markdown(f"{plain(row.subject)} :red-badge[{plain(row.reason)}]", width="content")
         head.button(
             "Replay", key=f"replay-{row.sequence}", on_click=_replay, args=(row.sequence,),
             disabled=(
@@ -131,12 +131,12 @@ def _letter(row: DeadRow, desk: Desk, *, whole: bool) -> None:
                 or desk.settled(f"dead letter {row.sequence}", "replay")
                 or not desk.may("replay")
             ),
-            help=row.not_again or "Sends the same bytes again in your name, under a new id.",
+            help=plain(row.not_again or "") or "Sends the same bytes again in your name, under a new id.",
         )  # fmt: skip
-        st.caption(f"{ago(row.at, datetime.now(UTC))}, deliveries {row.attempts}: {row.error}")
+        st.caption(f"{ago(row.at, datetime.now(UTC))}, deliveries {row.attempts}: {plain(row.error)}")
         if whole:
             if row.not_again:
-                st.caption(f"It cannot be sent again: {row.not_again}.")
+                st.caption(f"It cannot be sent again: {plain(row.not_again)}.")
             st.code(row.body, language="json", wrap_lines=True)
 
 

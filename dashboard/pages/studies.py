@@ -13,7 +13,7 @@ from tars.dashboard.desk import Desk
 from tars.dashboard.panels import aligned, draw_evidence
 from tars.dashboard.reads import Rows
 from tars.dashboard.starting import ADDRESS, draw_form
-from tars.dashboard.wording import STARTED, ago, aim, assigned, listed, number, points, score, span
+from tars.dashboard.wording import STARTED, ago, aim, assigned, listed, number, plain, points, score, span
 from tars.schemas.hyperparameters import changed
 from tars.schemas.views import StudyRow, TrialRow
 
@@ -34,10 +34,13 @@ def page(views: Rows, desk: Desk) -> None:
     if not rows:
         st.info("No study has run yet: `tars study start --role policy --trials 20` starts one.")
         return
-    ids = [row.study_id for row in rows]
     asked = st.query_params.get("id")
-    if asked is not None and asked not in ids:
-        st.warning(f"There is no study {asked}.")
+    if asked is not None and asked not in {row.study_id for row in rows}:
+        if (older := views.study(asked)) is None:
+            st.warning(f"There is no study {plain(asked)}.")
+        else:
+            rows = [*rows, older]
+    ids = [row.study_id for row in rows]
     chosen = st.selectbox("Study", ids, index=ids.index(asked) if asked in ids else 0, key="study", on_change=_choose)
     row = rows[ids.index(chosen)]
     _one(row, views.trials(row.study_id), desk)
@@ -73,7 +76,7 @@ def _end(study_id: str, key: str) -> None:
 
 def _one(row: StudyRow, trials: Sequence[TrialRow], desk: Desk) -> None:
     target = listed(row.agents) if row.agents else "no agents"
-    st.markdown(f":{COLOURS[row.stage]}-badge[{row.stage}] {row.algorithm} in {row.environment} for {target}")
+    st.markdown(f":{COLOURS[row.stage]}-badge[{row.stage}] {row.algorithm} in {plain(row.environment)} for {target}")
     limit = f"; its search ends after {span(row.wall_seconds)}" if row.wall_seconds else ""
     st.caption(f"Objective: {aim(row.objective, row.weights)}; trials are trained {STARTED[row.start]}{limit}.")
     _progress(row, trials)
@@ -83,9 +86,9 @@ def _one(row: StudyRow, trials: Sequence[TrialRow], desk: Desk) -> None:
     one.metric("best search score", score(row.best_score))
     two.metric("held-out trials", row.confirmations)
     three.metric("started", ago(row.started_at, datetime.now(UTC)))
-    four.metric("by", row.by)
+    four.metric("by", plain(row.by))
     if row.error:
-        st.error(row.error)
+        st.error(plain(row.error))
     left, right = st.columns([3, 2], gap="medium")
     with left:
         if row.trials:

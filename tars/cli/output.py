@@ -11,6 +11,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -50,13 +51,13 @@ def show_rows(title: str, rows: Sequence[BaseModel], columns: Mapping[str, Any],
     for place, heading in enumerate(columns):
         table.add_column(heading, no_wrap=place == 0, overflow="fold")  # an id is to be copied
     for row in rows:
-        table.add_row(*(str(cell(row)) for cell in columns.values()))
+        table.add_row(*(escape(str(cell(row))) for cell in columns.values()))
     out.print(table)
 
 
 def titled(title: str) -> Table:
     """A table as all of ours are: without lines, its title at the left."""
-    return Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    return Table(title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tars.producers.client import Client
 
 NEWEST: Final = 50
-"""Updates that are looked at: what is in progress is among them."""
+"""Updates that are looked at, beside those that wait and those that were going on at the look before."""
 ON_THE_WAY: Final[frozenset[UpdateStage]] = frozenset({"approved", "released", "reloading", "reloaded", "rolling back"})
 AWAY: Final = "nobody answers: NATS or the consumers are away; workers go on where they can"
 BACK: Final = "answers again"
@@ -77,23 +77,34 @@ def watch(
         if out.is_terminal and not as_json
         else _lines(as_json=as_json)
     )
+    last: Overview | None = None
     with tars.connect() as bus, told as tell:
         try:
             while True:
-                tell(_look(bus))
+                now = _look(bus, last)
+                tell(now)
+                last = now or last
                 time.sleep(every)
         except KeyboardInterrupt:
             return
 
 
-def _look(bus: "Client") -> Overview | None:
+def _look(bus: "Client", last: Overview | None) -> Overview | None:
     from tars.producers.async_client import NobodyAnswers  # noqa: PLC0415 - help must be quick
 
     try:
-        agents, updates, studies = bus.agents(), bus.updates(limit=NEWEST), bus.studies()
+        agents, updates, studies = bus.agents(), _updates(bus, last), bus.studies()
     except NobodyAnswers:
         return None
     return Overview(at=datetime.now(UTC), agents=tuple(agents), updates=tuple(updates), studies=tuple(studies))
+
+
+def _updates(bus: "Client", last: Overview | None) -> list[UpdateRow]:
+    """The newest, and however old those that wait or went on a look ago: nobody is to miss how they end."""
+    found = {row.update_id: row for row in (*bus.pending(), *bus.updates(limit=NEWEST))}
+    went_on = [*last.pending, *last.rollouts] if last else []
+    ended = [bus.update(row.update_id) for row in went_on if row.update_id not in found]
+    return [*found.values(), *(row for row in ended if row is not None)]
 
 
 @contextmanager
@@ -201,9 +212,9 @@ def _step(row: UpdateRow, now: datetime) -> str:
     return next((str(step) for step in steps(row, now) if step.state == "now"), "")
 
 
-def _coloured(row: AgentRow, now: datetime) -> str:
+def _coloured(row: AgentRow, now: datetime) -> Text:
     state, colour = condition(row, now)
-    return f"[{'bright_black' if colour == 'gray' else colour}]{state}[/]"
+    return Text(state, style="bright_black" if colour == "gray" else colour)
 
 
 def _table(title: str, headings: tuple[str, ...], rows: list[Any], empty: str) -> RenderableType:
@@ -213,5 +224,5 @@ def _table(title: str, headings: tuple[str, ...], rows: list[Any], empty: str) -
     for place, heading in enumerate(headings):
         table.add_column(heading, no_wrap=place == 0)
     for row in rows:
-        table.add_row(*(cell if cell.startswith("[") else escape(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else escape(cell) for cell in row))
     return Group(table, Text())

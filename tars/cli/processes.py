@@ -79,14 +79,15 @@ def run(
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingExtra(f"{role} needs {error.name}: pip install 'tars-rl[{extra or 'all'}]'") from error
-    if role == "dashboard":
-        found.serve(settings, chosen)
-        return
-    from tars.runtime.app import run_worker  # noqa: PLC0415 - help must be quick
-    from tars.runtime.telemetry import start_telemetry  # noqa: PLC0415
+    from tars.runtime.telemetry import start_telemetry  # noqa: PLC0415 - help must be quick
 
     collector = settings.otel_exporter_otlp_endpoint
     start_telemetry(role, settings.log_level, version=__version__, collector=collector)
+    if role == "dashboard":
+        found.serve(settings, chosen)
+        return
+    from tars.runtime.app import run_worker  # noqa: PLC0415
+
     run_worker(found.worker(settings), chosen)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -32,7 +33,8 @@ def show_finished(finished: StudyFinished) -> None:
 def show_row(row: StudyRow, trials: Sequence[TrialRow]) -> None:
     """A study as far as it has come, and its trials."""
     whom = ", ".join(row.agents) or "no agents"
-    out.print(f"[bold]{row.study_id}[/] {row.stage}: {row.algorithm} in {row.environment} for {whom}", highlight=False)
+    where = f"{row.stage}: {row.algorithm} in {row.environment} for {whom}"
+    out.print(f"[bold]{row.study_id}[/] {escape(where)}", highlight=False)
     out.print(f"objective: {aim(row.objective, row.weights)}; trained {STARTED[row.start]}", highlight=False)
     out.print(f"started {clock(row.started_at)} by {row.by}", highlight=False, markup=False)
     counts = f"{row.completed} trials completed, {row.pruned} pruned, {row.failed} failed of {row.trials}"

@@ -87,3 +87,13 @@ def test_every_page_can_be_opened_by_its_address(window: Window, path: str) -> N
     window.open(path, "from redis")
     assert "Page not found" not in window.text()
     assert "cannot be drawn" not in window.text()
+
+
+def test_what_a_proposer_wrote_is_read_as_they_wrote_it(house: House, window: Window) -> None:
+    reason = (
+        ":green-badge[better] ![seal](https://evil.example/s.png) [Go](https://evil.example) **now** <b>$x$</b> a_b_c"
+    )
+    house.stage.client.propose({"gamma": 0.97}, agents=FLEET[:1], update_id="u-eve", reason=reason)
+    window.open("/approvals?id=u-eve", "u-eve").sees(reason)
+    house.stage.client.reject("u-eve", reason)
+    window.open("/changes?id=u-eve", "u-eve").sees(reason)

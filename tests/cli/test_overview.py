@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from rich.console import Console
 
 from examples import AGENT, EXAMPLES, NOON
-from tars.cli.overview import Overview, changes, picture, states
+from tars.cli.overview import NEWEST, Overview, changes, picture, states
 from tars.consumers.app import worker as consumers
 from tars.consumers.update_queue import row
 from tars.producers.async_client import AsyncClient, NobodyAnswers
@@ -106,6 +106,12 @@ def test_the_picture_shows_what_waits_what_rolls_out_and_who_runs() -> None:
         assert shown in text
 
 
+def test_what_strangers_wrote_is_no_markup_of_the_picture() -> None:
+    last = RELEASED[0].history[-1].model_copy(update={"text": "[/b] [type=missing]"})
+    text = drawn(overview(of=(RELEASED[0].model_copy(update={"history": (last,)}),)))
+    assert "[/b] [type=missing]" in text
+
+
 def test_where_there_is_nothing_the_picture_says_so() -> None:
     text = drawn(overview())
     for shown in ("nothing waits for approval", "no rollout in progress", "no study is running", "tars run agents"):
@@ -173,6 +179,30 @@ def test_off_a_terminal_each_change_is_a_line_and_ctrl_c_a_clean_end(
         watcher.send_signal(signal.SIGINT)
         rest, err = watcher.communicate(timeout=10)
         assert (watcher.returncode, rest, err) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_however_many_came_later_what_waits_is_told_and_how_it_ends(
+    publish: Callable[[Message, str], None],
+    nats_server: Server,
+    tars: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NATS_URL", nats_server.url)
+    proposed, rejected = EXAMPLES["update.proposed.v1"], EXAMPLES["update.rejected.v1"]
+    names = [f"u-{number}" for number in range(NEWEST + 1)]
+    for name in names:
+        publish(proposed.model_copy(update={"update_id": name}), f"{name}:0")
+    while len(json.loads(tars("updates", "--pending", "--json")[1])) < len(names):
+        pass
+    with watching(nats_server) as watcher:
+        told = [watcher.stdout.readline() for _ in (AGENT, *names)]
+        assert any("update u-0: pending: proposed" in line for line in told)
+        publish(rejected.model_copy(update={"update_id": "u-0"}), "u-0:1")
+        line = watcher.stdout.readline()
+        while line.split()[2] == "agent":  # it may fall silent meanwhile
+            line = watcher.stdout.readline()
+        assert "update u-0: rejected" in line
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """One suite for both forms of the views: fed alike, nobody can tell them apart."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import redis.asyncio
 from ledgers import START, held, ledger, stored
 
 from tars.consumers.boards import BOARDS, Stored
@@ -15,6 +17,7 @@ from tars.schemas.views import PipelineRow
 pytestmark = pytest.mark.anyio
 CAP = 30
 TTL = 31_536_000
+EPOCH = Epoch("one", 1)
 Write = Callable[[str, int, int, Changes], Awaitable[None]]
 
 
@@ -33,7 +36,7 @@ async def form(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Views, Wri
     writer, views = RedisWriter(valkey.url, CAP), RedisViews(valkey.url)
 
     async def write(stream: str, start: int, last: int, changes: Changes) -> None:
-        assert await writer.write(stream, Epoch("one", 1), (start, last), changes) == last
+        assert await writer.write(stream, EPOCH, (start, last), changes) == last
 
     yield views, write
     views.close()
@@ -56,6 +59,20 @@ async def test_empty_views_have_no_rows(form: tuple[Views, Write]) -> None:
     assert views.study("s1") is None
     assert [*views.agents(), *views.pending(), *views.trials("s1"), *views.history("a1"), *views.pipeline()] == []
     assert set(views.stats().model_dump().values()) == {0}
+
+
+async def test_redis_knows_since_when_nobody_has_written(valkey: Server, store: redis.asyncio.Redis) -> None:
+    writer, views = RedisWriter(valkey.url, CAP), RedisViews(valkey.url)
+    assert views.age() == math.inf
+    await writer.open("REPORTS", EPOCH, 0)
+    assert math.isfinite(views.age())
+    await writer.open("EVENTS", EPOCH, 0)
+    await store.hincrby(keys.cursor("REPORTS"), "seen", -1000)  # as if its loop alone hung
+    assert views.age() >= 1000
+    assert await writer.position("REPORTS", EPOCH) == 0
+    assert views.age() < 1000
+    views.close()
+    await writer.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -1,7 +1,7 @@
 """A proposal made by hand: checked by the sync worker's own rules before it is sent, and then sent as any other."""
 
 import pytest
-from stage import Stage, show, texts, until
+from stage import Stage, read, show, texts, until
 from streamlit.testing.v1 import AppTest
 
 from examples import AGENT, RUNNING
@@ -20,7 +20,7 @@ def form(target: str = "policy", **values: str) -> AppTest:
 
 
 def errors(page: AppTest) -> list[str]:
-    return [error.value for error in page.error]
+    return [read(error.value) for error in page.error]
 
 
 def test_the_queue_leads_to_the_form_and_back(stage: Stage) -> None:
@@ -75,6 +75,19 @@ def test_what_was_typed_is_proposed_once_with_its_reason(stage: Stage) -> None:
     page = page.button(key="propose-another").click().run()
     assert page.session_state["propose-id"] != update_id
     assert page.text_input(key="set-gamma").value == ""
+    stage.client.reject(update_id)
+
+
+def test_after_a_refusal_what_is_mended_is_proposed_anew(stage: Stage) -> None:
+    stage.client.propose({"gamma": 0.96}, agents=[AGENT], update_id="u-taken")
+    stage.client.reject("u-taken")
+    page = form(gamma="0.97")
+    page.session_state["propose-id"] = "u-taken"
+    page = page.button(key="propose-send").click().run()
+    assert "u-taken: propose was refused" in texts(page)
+    page = page.button(key="propose-send").click().run()
+    update_id = page.session_state["propose-id"]
+    assert f"{update_id} is proposed." in texts(page)
     stage.client.reject(update_id)
 
 

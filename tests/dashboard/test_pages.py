@@ -1,5 +1,7 @@
 """The page on real servers, a real sync worker and real consumers: what a person sees, clicks and is told."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from examples import AGENT, CHANGE, EVIDENCE, EXAMPLES, GRACE, LATER, READ_BACK, RUNNING
 from played_studies import Score, better_by, play, started
+from tars.dashboard import panels, session
 from tars.dashboard.app import PAGES
 from tars.dashboard.pages import agents
 from tars.schemas.agent import AgentStarted
@@ -261,6 +264,17 @@ def test_a_fork_is_shown_by_its_candidates_though_nothing_was_searched(stage: St
     ]  # fmt: skip
 
 
+def test_a_study_older_than_those_listed_is_found_by_its_address(stage: Stage) -> None:
+    oldest = started(4, study_id="s-oldest", explain=False)
+    stage.publish(oldest, *(oldest.model_copy(update={"study_id": f"s-later-{n}"}) for n in range(100)))
+    until(lambda: stage.client.study("s-later-99"))
+    until(lambda: "s-later-99" in show("studies").selectbox(key="study").options)
+    assert "s-oldest" not in show("studies").selectbox(key="study").options
+    page = show("studies", id="s-oldest")
+    assert page.selectbox(key="study").value == "s-oldest"
+    assert "There is no study" not in texts(page)
+
+
 def test_an_update_says_what_each_of_its_keys_is_worth(stage: Stage) -> None:
     worth = KeyWorth(key="gamma", before=0.99, after=0.95, gain=0.1, gain_low=0.05, gain_high=0.15, seeds=16, kept=True)
     stage.propose("u-worth", CHANGE, EVIDENCE.model_copy(update={"worth": (worth,), "conflict_gain": -0.0125}))
@@ -325,3 +339,23 @@ def test_while_redis_is_away_the_consumers_are_asked_and_it_comes_back_by_itself
     stage.restart_valkey()
     until(lambda: "from redis" in texts(page.run()))
     assert "Redis is away" not in texts(page)
+
+
+def test_while_no_consumer_writes_a_banner_says_how_old_the_rows_are(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = show("approvals")
+    until(lambda: re.search(r"read at [0-9:]+ UTC, \d+ s old, from redis", texts(page.run())))
+    assert "The consumers have not written" not in texts(page)
+    monkeypatch.setattr(panels, "LATE_SECONDS", 2.0)
+    stage.nats.kill()  # without it the consumers have nothing to write, as if they were away themselves
+    try:
+        until(lambda: re.search(r"The consumers have not written for \d+ s", texts(page.run())))
+    finally:
+        stage.restart_nats()
+    until(lambda: "The consumers have not written" not in texts(page.run()))
+
+
+def test_a_redis_that_nobody_ever_wrote_is_said_to_be_empty(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session.reader().sources[0], "age", lambda: math.inf)
+    until(lambda: "Redis is empty: the consumers have written nothing yet." in texts(show("approvals")))

@@ -22,6 +22,8 @@ class Door:
     is_open: bool = True
     knocks: int = 0
     views: MemoryViews = field(default_factory=lambda: MemoryViews(10))
+    age: float = 0.0
+    """Of what is behind it."""
 
     def __post_init__(self) -> None:
         """Behind it is one agent, of the door's name."""
@@ -73,6 +75,30 @@ def test_when_nobody_answers_the_last_rows_stay(reader: Reader, doors: tuple[Doo
     assert look.age > 0
     with pytest.raises(NothingToShow):
         look.studies()
+
+
+def test_what_answers_says_how_old_its_rows_are(doors: tuple[Door, Door], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "AGE_SECONDS", 0.0)
+    door, _ = doors
+    reader = Reader([Source("redis", door.open, (AwayError,), lambda: door.age)])
+    door.age = 42.0
+    look = Look(reader)
+    look.agents()
+    assert (look.origin, look.age) == ("redis", 42.0)
+    door.is_open = False
+    look = Look(reader)
+    look.agents()
+    assert look.origin == "memory"
+    assert look.age > 42.0
+
+
+def test_how_old_rows_are_is_not_asked_at_every_question(doors: tuple[Door, Door]) -> None:
+    ages = iter((1.0, 2.0))
+    reader = Reader([Source("redis", doors[0].open, (AwayError,), lambda: next(ages))])
+    look = Look(reader)
+    look.agents()
+    look.updates()
+    assert look.age == 1.0
 
 
 def test_a_look_is_as_good_as_the_worst_of_what_it_read(reader: Reader, doors: tuple[Door, Door]) -> None:

@@ -1,18 +1,26 @@
 """Becoming the page: who may open it, and what Streamlit is to know for logging people in."""
 
+import asyncio
+import http.client
+import json
 import stat
 import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stage import until
 
+from browsing import page_server
+from page_sessions import Sessions
 from people import PAGE, trusted
-from tars.dashboard.serve import refuse_strangers, secrets_of, write_secrets
+from tars.dashboard.serve import hosts, refuse_strangers, secrets_of, write_secrets
 from tars.runtime.settings import BadSetting, Settings
 from tars.runtime.signing import BadKey
+from tars.runtime.stack import free_port
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.7"])  # noqa: S104 - refused
@@ -64,3 +72,53 @@ def test_what_logging_in_lacks_is_named(tmp_path: Path) -> None:
         secrets_of(oidc(tmp_path, oidc_client_secret_file=None), 3000)
     with pytest.raises(BadSetting, match="OIDC_CLIENT_SECRET_FILE=.*cannot be read"):
         secrets_of(oidc(tmp_path, oidc_client_secret_file=tmp_path / "none"), 3000)
+
+
+def test_the_page_answers_to_the_names_it_is_opened_by_and_to_no_other(tmp_path: Path) -> None:
+    """A website whose name leads to this machine is a stranger, though the browser takes both for one."""
+    port = free_port(0)
+    known = {"NATS_URL": "nats://127.0.0.1:9", "USE_REDIS": "false", "DASHBOARD_HOSTS": "tars.example.org"}
+    with page_server(port, known, tmp_path):
+        until(lambda: opened(port, "localhost"))
+        assert opened(port, "127.0.0.1")
+        assert opened(port, "[::1]")
+        assert opened(port, "tars.example.org")
+        assert not opened(port, "evil.example")
+
+
+def opened(port: int, host: str) -> bool:
+    """Whether a browser that believes to be at this host gets a session."""
+    name = f"{host}:{port}"
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "streamlit"}
+    try:
+        asked.request("GET", "/_stcore/stream", headers={"Host": name, "Origin": f"http://{name}", **upgrade, **key})
+        return asked.getresponse().status == http.client.SWITCHING_PROTOCOLS
+    except ConnectionError:
+        return False
+    finally:
+        asked.close()
+
+
+def test_off_a_terminal_the_page_logs_as_every_worker_does(tmp_path: Path) -> None:
+    port, log = free_port(0), tmp_path / "page.log"
+    known = {"NATS_URL": "nats://127.0.0.1:9", "USE_REDIS": "false"}
+    with page_server(port, known, tmp_path) as page:
+        until(lambda: opened(port, "127.0.0.1"))
+        asyncio.run(look(page.address, lambda: "waiting for NATS" in log.read_text()))
+    [line, *_] = [json.loads(text) for text in log.read_text().splitlines() if "waiting for NATS" in text]
+    assert line["event"] == "waiting for NATS"
+    assert (line["level"], line["service"], line["logger"]) == ("warning", "dashboard", "tars.dashboard.line")
+
+
+async def look(address: str, seen: Callable[[], bool]) -> None:
+    """Keep the page open until something is seen."""
+    async with Sessions(address, 1).open(), asyncio.timeout(60):
+        while not seen():
+            await asyncio.sleep(0.05)
+
+
+def test_the_address_people_are_sent_back_to_is_a_name_of_the_page() -> None:
+    assert "tars.example.org" in hosts(Settings(oidc_redirect_uri="https://tars.example.org:8443/oauth2callback"))
+    assert {"a.example", "b.example"} <= set(hosts(Settings(dashboard_hosts="a.example, b.example")))
