@@ -105,15 +105,18 @@ def taken_back(update_id: str, reason: str) -> UpdateRollBackRequested:
 
 
 def _after(started: UpdateStarted, judged: UpdateJudged, agents: tuple[str, ...], left: tuple[str, ...]) -> Step:
-    """What follows from a verdict."""
+    """What follows from a verdict; a stage whose agents have all finished is left out."""
+    still_there = any(name in agents for name in judged.reloaded)
     match judged.then:
         case "go on":
             return _go_on(started, agents, left, judged.reason)
-        case "widen":
+        case "widen" if left:
             more = max(1, len(agents) // 2 - (len(agents) - len(left)))
             return _switch(agents, "half", 1, _drawn(started.update_id, left, more))
-        case "start anew":
+        case "start anew" if still_there:
             return _switch(agents, judged.stage, judged.attempt + 1, judged.reloaded)
+        case "widen" | "start anew":
+            return _go_on(started, agents, left, "not proven: the agents that were to tell more have finished")
         case "undo":
             return Conclude(taken_back(started.update_id, judged.reason))
 
