@@ -146,14 +146,15 @@ def _told(events: Sequence[UpdateEvent]) -> str:
 
 
 def _out_of_turn(case: Case, told: Told) -> str | None:
-    """Why this is not the rollout's next step; agents may have finished up to it, or just before it was decided."""
+    """Why this is not the rollout's next step; agents may have finished up to it, some after they had read back."""
     if isinstance(told.message, UpdateRollBackRequested) and told.message.by != ROLLOUT:
         return None  # whoever asked for it may do so at any time
     before = [one.message for one in case.update if one.sequence < told.sequence]
     if not any(isinstance(event, UpdateStarted) for event in before):
         return "the rollout had not started"
     gone = {name for name, agent in agents_at(case, told.sequence).items() if agent.finished}
-    steps = [next_step(before, finished) for finished in (gone, set())]
+    stayed = {back.agent_id for back in told.message.read_backs} if isinstance(told.message, UpdateReloaded) else set()
+    steps = [next_step(before, finished) for finished in (gone, gone - stayed, set())]
     return None if any(_is_step(told.message, step) for step in steps) else "it was not its turn"
 
 

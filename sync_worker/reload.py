@@ -10,6 +10,7 @@ from tars.schemas.agent import (
     AgentRefused,
     AgentReloaded,
     AgentRestored,
+    AgentStarted,
     AgentStopped,
     ConfigureAgent,
 )
@@ -41,6 +42,8 @@ class Expected:
     restored: AgentRestored | None = None
     """It went back to the snapshot that it was told to."""
     failure: str | None = None
+    finished: bool = False
+    """It ended before it read back, for it had nothing more to do."""
 
     @property
     def settled(self) -> bool:
@@ -60,6 +63,9 @@ class Expected:
                 self.failure = f"it refused: {'; '.join(event.reasons)}"
             elif isinstance(event, AgentStopped) and not self.settled:
                 self.failure = f"it stopped ({event.cause}) before it read back"
+                self.finished = event.cause == "finished"
+            elif isinstance(event, AgentStarted) and self.finished:
+                self.failure, self.finished = None, False  # it runs again
 
 
 def update_command(
@@ -167,6 +173,11 @@ def failure_of(found: Expected) -> str | None:
 def failures_of(expected: Mapping[str, Expected]) -> dict[str, str]:
     """Each agent that does not run what it was told to, and why."""
     return {name: failure for name, found in expected.items() if (failure := failure_of(found))}
+
+
+def failures_of_those_left(expected: Mapping[str, Expected]) -> dict[str, str]:
+    """The same on the way out, where an agent that finishes leaves the rollout, and the others go on."""
+    return failures_of({name: found for name, found in expected.items() if not found.finished})
 
 
 def restored_by(expected: Mapping[str, Expected], gone_out: Mapping[str, ReadBack]) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from tars.sync_worker.reload import (
     Expected,
     anew_command,
     anew_id,
-    failures_of,
+    failures_of_those_left,
     read_backs_of,
     update_command,
     update_message_id,
@@ -172,14 +172,14 @@ class Rollout:
         started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
         expected, failures = await self._configure(lease, proposal, step, started)
         if not failures:
-            await self.fleet.listen(lease, expected, enough=lambda: bool(failures_of(expected)))
-            failures = failures_of(expected)
+            await self.fleet.listen(lease, expected, enough=lambda: bool(failures_of_those_left(expected)))
+            failures = failures_of_those_left(expected)
         if failures:
             wrong = "; ".join(f"{name}: {why}" for name, why in failures.items())
             return [taken_back(lease.key, wrong)]
-        if not all(found.settled for found in expected.values()):
-            return []  # somebody wants it back meanwhile
         backs = read_backs_of(expected)
+        if not backs or not all(found.settled for found in expected.values()):
+            return []  # all of the stage have finished, or somebody wants it back meanwhile
         before = await self._before(proposal, step, started, expected)
         return [
             UpdateReloaded(update_id=lease.key, read_backs=backs, stage=step.stage, attempt=step.attempt, before=before)

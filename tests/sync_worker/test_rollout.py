@@ -30,6 +30,7 @@ from tars.schemas.update import (
 from tars.sync_worker.fleet import Fleet
 from tars.sync_worker.lifecycle import Facts, Stage, Update, decide, replay
 from tars.sync_worker.rollout import Rollout
+from tars.sync_worker.stages import canaries
 
 pytestmark = pytest.mark.anyio
 
@@ -230,13 +231,36 @@ async def test_an_agent_that_stops_before_it_reads_back_takes_the_update_back(bu
     while not await configurations(bus, "b"):
         await asyncio.sleep(0.02)
     await fleet.leave()
-    await stuck.stop("finished")
+    await stuck.stop("signal")
     await ended(bus, Stage.ROLLING_BACK, Stage.ROLLED_BACK)
     history: History[UpdateEvent] = await Journal(bus).read("update", "u")
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)
     request = next(event for event in history.events if isinstance(event, UpdateRollBackRequested))
-    assert request.reason == "b: it stopped (finished) before it read back"
+    assert request.reason == "b: it stopped (signal) before it read back"
+
+
+@pytest.mark.parametrize("gone", [("a",), ("b",), ("a", "b")])
+async def test_an_agent_that_finishes_before_it_reads_back_leaves_the_rollout(
+    bus: Bus, fleet: Agents, gone: tuple[str, ...]
+) -> None:
+    """Which of the two is the canary is drawn by lot: one finishes in its own stage, whichever that is."""
+    agents = {name: await fleet.join(Stuck(name) if name in gone else Learner(name)) for name in ("a", "b")}
+    await release(bus)
+    patient = Rollout(bus, accept_seconds=5.0, apply_seconds=1000.0)
+    holding = asyncio.create_task(hold(bus, "run-rollout", "h", patient, ack_wait=2))
+    for name in sorted(gone, key=lambda name: name not in canaries({"a": 0, "b": 0})):
+        async with asyncio.timeout(15):
+            while not await configurations(bus, name):
+                await asyncio.sleep(0.02)
+        await agents[name].stop("finished")
+    last = (await ended(bus, Stage.ROLLING_BACK, Stage.ROLLED_BACK, Stage.CONFIRMED))[-1]
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    assert isinstance(last, UpdateConfirmed)
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    assert {back.agent_id for back in replay(history.events).read_backs} == {"a", "b"} - set(gone)
+    assert (last.reason == "all of its agents have finished") is (len(gone) == 2)
 
 
 @pytest.mark.slow
