@@ -30,7 +30,6 @@ from tars.schemas.update import (
     UpdateProposed,
     UpdateReloaded,
     UpdateResumed,
-    UpdateRollBackRequested,
     UpdateStarted,
 )
 from tars.sync_worker.fleet import Fleet, answers_since, stage_of
@@ -92,17 +91,18 @@ class Rollout:
             await self._go(lease, state.proposal, Clock(lease.history.entries[-1].time))
 
     async def _go(self, lease: Lease[UpdateEvent], proposal: UpdateProposed, clock: "Clock") -> None:
-        """Step by step, until it is confirmed, or somebody wants it back: then that lease does the rest."""
+        """Step by step, until it is confirmed; or wanted back: done at once, for its own lease may wait in line."""
         if stage_of(lease.history) is Stage.RELEASED:
             await self._start(lease, proposal, clock)
         while stage_of(lease.history) in GOING_OUT - {Stage.RELEASED}:
             started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
             agents = await running_agents(self.fleet.journal, started.agents)
             step = next_step(lease.history.events, {name for name, agent in agents.items() if agent.finished})
+            stage = stage_of(lease.history)  # before the step is taken: meanwhile somebody may want the update back
             events = await self._take(step, lease, proposal, agents, clock)
-            done = await lease.append(partial(_unless_moved, events, stage_of(lease.history)))
-            if any(isinstance(event, UpdateRollBackRequested) for event in done):
-                await self._roll_back(lease, proposal)  # at once: its own lease may wait for a free place
+            await lease.append(partial(_unless_moved, events, stage))
+        if stage_of(lease.history) is Stage.ROLLING_BACK:
+            await self._roll_back(lease, proposal)
 
     async def _take(
         self,
@@ -167,8 +167,8 @@ class Rollout:
         self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, clock: "Clock"
     ) -> list[UpdateEvent]:
         """Give a stage the new values, and have them read back."""
-        if step.attempt > 1:
-            await self._put_back(lease, proposal, step, clock)
+        if step.attempt > 1 and not await self._put_back(lease, proposal, step, clock):
+            return []
         started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
         expected, failures = await self._configure(lease, proposal, step, started)
         if not failures:
@@ -223,8 +223,12 @@ class Rollout:
 
     async def _put_back(
         self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, clock: "Clock"
-    ) -> None:
-        """Return a stage to the old values, and wait until it has a window of what is normal now."""
+    ) -> bool:
+        """Return a stage to the old values, and wait until it has a window of what is normal now.
+
+        False: somebody wants the update back meanwhile.
+        """
+        stage = stage_of(lease.history)
         expected: dict[str, Expected] = {}
         for agent_id in step.agents:
             version, newest = await self.fleet.newest(agent_id)
@@ -236,11 +240,11 @@ class Rollout:
         await self.fleet.listen(lease, expected, enough=lambda: False)
         started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
         until = clock.now + timedelta(seconds=(started.slot_seconds or 0.0) * (self.plan.pre + 1))
-        stage = stage_of(lease.history)
         async with Bell.on(self.bus, history_subject("update", lease.key)) as bell:
             while (left := (until - clock.now).total_seconds()) > 0 and stage_of(await lease.follow()) is stage:
                 bell.clear()
                 await bell.wait(min(LOOK_SECONDS, left))
+        return stage_of(lease.history) is stage
 
     async def _observe(
         self, lease: Lease[UpdateEvent], step: Observe, agents: Mapping[str, RunningAgent], clock: "Clock"

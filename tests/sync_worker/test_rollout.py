@@ -336,6 +336,23 @@ async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus,
     assert await configurations(bus, "a") == await configurations(bus, "b") == []
 
 
+async def test_what_is_wanted_back_on_its_way_is_taken_back_by_whoever_runs_it(bus: Bus, fleet: Agents) -> None:
+    """The request has a lease of its own, which may wait behind every other rollout; here it is never taken."""
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+
+    async def happens(number: int) -> None:
+        if number == 3:  # after its canary was read back, before the rest is
+            await request_back(bus)
+
+    await interrupted(bus, rollout(bus), happens)
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    last = history.events[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert (last.by, {back.agent_id for back in last.read_backs}) == (ADA, {"a", "b"})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("append", range(3))
 async def test_a_rollout_killed_between_two_steps_ends_the_same_and_configures_once(

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from interruptions import dies_at, interrupted
-from reporting_fleet import Learner, configurations, ended, release, reporting
+from reporting_fleet import Learner, Score, configurations, ended, release, reporting
 from story import ADA
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
@@ -44,6 +44,22 @@ async def at_work(bus: Bus) -> AsyncIterator[None]:
     finally:
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)
+
+
+async def want_back(bus: Bus) -> None:
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    wanted = UpdateRollBackRequested(update_id="u", by=ADA, reason="changed my mind", what="all")
+    await Journal(bus).append([wanted], history, cause="back")
+
+
+async def said(bus: Bus, kind: type[UpdateEvent]) -> None:
+    """Wait until there is an event of a kind."""
+    async with asyncio.timeout(20):
+        while True:
+            history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+            if any(isinstance(event, kind) for event in history.events):
+                return
+            await asyncio.sleep(0.05)
 
 
 def judgements(events: tuple[UpdateEvent, ...]) -> list[tuple[str, str, str]]:
@@ -86,8 +102,8 @@ async def test_the_smallest_harm_that_can_be_found_is_said_before_anything_is_ch
     assert not any(isinstance(event, UpdateReloaded) for event in events[:started])
 
 
-async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nobody(bus: Bus) -> None:
-    """The environment turns bad for everybody just after the canary switched; the second watch is undisturbed."""
+def shifting() -> Score:
+    """The environment turns bad for everybody just after the canary switched; a second watch is undisturbed."""
     shifted: list[float] = []
 
     def score(name: str, new: bool, seconds: float) -> float:
@@ -95,7 +111,11 @@ async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nob
             shifted.append(seconds)
         return 0.2 if shifted and seconds > shifted[0] + 0.2 else 0.7
 
-    async with reporting(bus, score, *EIGHT), at_work(bus):
+    return score
+
+
+async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nobody(bus: Bus) -> None:
+    async with reporting(bus, shifting(), *EIGHT), at_work(bus):
         await release(bus, *EIGHT)
         events = await ended(bus, *OVER)
     found = judgements(events)
@@ -106,6 +126,21 @@ async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nob
     ]
     (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
     assert [c.purpose for c in await configurations(bus, canary)][:3] == ["update", "rollback", "update"]
+
+
+async def test_what_is_wanted_back_before_its_watch_starts_anew_is_not_sent_again(bus: Bus) -> None:
+    """Nobody else takes the request's own lease, so nothing but the request itself ends the wait between attempts."""
+    async with reporting(bus, shifting(), *EIGHT):
+        await release(bus, *EIGHT)
+        running = asyncio.create_task(interrupted(bus, rollout(bus), dies_at(-1)))
+        await said(bus, UpdateJudged)
+        await want_back(bus)
+        async with asyncio.timeout(20):
+            await running
+        events = await ended(bus, *OVER)
+    assert isinstance(events[-1], UpdateRolledBack)
+    (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+    assert [c.purpose for c in await configurations(bus, canary)] == ["update", "rollback", "rollback"]
 
 
 async def test_a_canary_that_diverges_is_taken_back_at_once(bus: Bus) -> None:
@@ -195,9 +230,7 @@ async def test_a_rollout_that_is_wanted_back_while_it_is_watched_goes_back(bus: 
         await release(bus, *EIGHT)
         events = await ended(bus, Stage.RELOADED)
         (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
-        history: History[UpdateEvent] = await Journal(bus).read("update", "u")
-        wanted = UpdateRollBackRequested(update_id="u", by=ADA, reason="changed my mind", what="all")
-        await Journal(bus).append([wanted], history, cause="back")
+        await want_back(bus)
         events = await ended(bus, *OVER)
     last = events[-1]
     assert isinstance(last, UpdateRolledBack)
