@@ -165,10 +165,10 @@ def _is_step(event: UpdateEvent, step: Switch | Observe | Conclude) -> bool:
             return same and {back.agent_id for back in event.read_backs} == set(step.agents)
         case UpdateJudged(), Observe():
             return event.stage == step.reloaded.stage and set(event.reloaded) <= set(step.agents)
-        case UpdateRollBackRequested(), Conclude():
+        case UpdateRollBackRequested(), Conclude(UpdateRollBackRequested()):
             return event == step.event
         case UpdateRollBackRequested(), _:
-            return True  # an agent failed, broke or was lost: its reason says so
+            return True  # an agent failed, broke, was lost or runs something else: its reason says so
         case UpdateConfirmed(), Conclude():
             return event == step.event
         case _:

@@ -45,7 +45,7 @@ from tars.sync_worker.reload import (
     update_message_id,
 )
 from tars.sync_worker.reports import recent
-from tars.sync_worker.stages import Conclude, Observe, Step, Switch, canaries, next_step, taken_back, too_long
+from tars.sync_worker.stages import Conclude, Observe, Step, Switch, canaries, next_step, strayed, taken_back, too_long
 from tars.sync_worker.way_back import WayBack, rolled_back
 
 GIVEN_UP: Final = "given up: its holders kept dying without a step"
@@ -99,7 +99,8 @@ class Rollout:
             agents = await running_agents(self.fleet.journal, started.agents)
             step = next_step(lease.history.events, {name for name, agent in agents.items() if agent.finished})
             stage = stage_of(lease.history)  # before the step is taken: meanwhile somebody may want the update back
-            events = await self._take(step, lease, proposal, agents, clock)
+            wrong = strayed(step, replay(lease.history.events).read_backs, agents)
+            events = [taken_back(lease.key, wrong)] if wrong else await self._take(step, lease, proposal, agents, clock)
             await lease.append(partial(_unless_moved, events, stage))
         if stage_of(lease.history) is Stage.ROLLING_BACK:
             await self._roll_back(lease, proposal)
@@ -269,12 +270,12 @@ class Rollout:
         return []
 
     async def _broken(self, step: Observe, began: datetime) -> str | None:
-        """Why an agent of the stage can no longer be judged: it ended with an error since it switched."""
+        """Why a stage can no longer be judged: since it switched an agent ended with an error, or runs other values."""
         for name in step.agents:
             for entry in await self.fleet.journal.since("EVENTS", history_subject("agent", name), began):
                 if isinstance(entry.event, AgentStopped) and entry.event.cause == "error":
                     return f"{name}: it stopped with an error: {entry.event.detail}"
-        return None
+        return strayed(step, step.reloaded.read_backs, await running_agents(self.fleet.journal, step.agents))
 
     async def _roll_back(self, lease: Lease[UpdateEvent], proposal: UpdateProposed) -> None:
         found = await WayBack(self.fleet).take_back(lease, proposal)

@@ -11,8 +11,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tars.schemas.outlook import canary_count
+from tars.schemas.running import RunningAgent
 from tars.schemas.update import (
     ROLLOUT,
+    ReadBack,
     RolloutStage,
     UpdateConfirmed,
     UpdateEvent,
@@ -97,6 +99,23 @@ def next_step(events: Iterable[UpdateEvent], gone: Collection[str]) -> Step:  # 
             return Observe(started, last, treated, tuple(name for name in agents if name not in now))
         case UpdateJudged():
             return _after(started, last, agents, left)
+
+
+def strayed(step: Step, read_backs: Iterable[ReadBack], agents: Mapping[str, RunningAgent]) -> str | None:
+    """Why this step must not be taken: an agent that has switched no longer runs what it read back.
+
+    Those that the step itself switches may run anything, and one that has finished has left. What is known of an agent
+    may lag behind its read-back, and then tells nothing.
+    """
+    switching = step.agents if isinstance(step, Switch) else ()
+    for back in read_backs:
+        agent = agents.get(back.agent_id)
+        if back.agent_id in switching or agent is None or agent.finished:
+            continue
+        if agent.reload is not None and agent.reload.version >= back.version and agent.applied != back.version:
+            now = f"version {agent.applied}" if agent.applied else "the values of its code"
+            return f"{back.agent_id}: it no longer runs the values: it began anew, or was told to, with {now}"
+    return None
 
 
 def taken_back(update_id: str, reason: str) -> UpdateRollBackRequested:

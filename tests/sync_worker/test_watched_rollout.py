@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -13,6 +14,7 @@ from story import ADA
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.leases import hold
+from tars.schemas.agent import AgentReported
 from tars.schemas.effect import Plan
 from tars.schemas.update import (
     UpdateConfirmed,
@@ -24,6 +26,7 @@ from tars.schemas.update import (
     UpdateStarted,
 )
 from tars.sync_worker.lifecycle import Stage
+from tars.sync_worker.reports import Reports
 from tars.sync_worker.rollout import Rollout
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -213,6 +216,42 @@ async def test_a_canary_that_restarts_at_once_is_watched_on(bus: Bus) -> None:
         await fleet.join(fleet.learners[canary])
         events = await ended(bus, *OVER)
     assert isinstance(events[-1], UpdateConfirmed)
+
+
+async def test_a_canary_that_begins_anew_with_its_old_values_takes_the_update_back(bus: Bus) -> None:
+    async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT, world=None) as fleet, at_work(bus):
+        await release(bus, *EIGHT)
+        events = await ended(bus, Stage.RELOADED)
+        (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+        await fleet.begin_anew(canary)
+        last = (await ended(bus, *OVER))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    why = "it no longer runs the values: it began anew, or was told to, with the values of its code"
+    assert last.reason == f"{canary}: {why}"
+
+
+async def test_an_update_is_not_confirmed_while_a_canary_runs_its_old_values_again(bus: Bus) -> None:
+    """It is the rest that is watched by then."""
+    async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT, world=None) as fleet, at_work(bus):
+        await release(bus, *EIGHT)
+        events = await ended(bus, Stage.RELOADED)
+        (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+        await said(bus, UpdateJudged)
+        await fleet.begin_anew(canary)
+        last = (await ended(bus, *OVER))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert last.reason.startswith(f"{canary}: it no longer runs the values")
+
+
+async def test_only_what_an_agent_ran_with_the_new_values_counts_after_its_switch(bus: Bus) -> None:
+    began = datetime.now(UTC)
+    for episode, version in enumerate((0, 7, 0)):
+        report = AgentReported(agent_id="a", run_id="r", episode=episode, step=1, score=version / 10, version=version)
+        await bus.report(report)
+    await bus.client.flush()
+    reports = Reports(bus, ("a",), began, versions={"a": 7})
+    await reports.read()
+    assert [slot for slot in reports.slots("a", began.timestamp(), 60.0, 1) if slot is not None] == [0.7]
 
 
 async def test_an_agent_that_joins_during_a_rollout_is_no_part_of_it(bus: Bus) -> None:
