@@ -60,7 +60,7 @@ def _wrong(case: Case, name: str, told: Told) -> Iterator[str]:
         yield from _unequal(command, update_command(proposed, name, command.base, state.approval, twin))
     else:
         yield from _unequal(command, rollback_command(proposed, name, command.base, command.by, command.restore))
-        if command.by not in {ROLLOUT, state.rollback.by if state.rollback else ROLLOUT}:
+        if command.by not in {ROLLOUT, *(e.by for e in case.events if isinstance(e, UpdateRollBackRequested))}:
             yield f"it goes back in the name of {command.by}, who did not ask for it"
 
 
@@ -177,7 +177,7 @@ def _is_step(event: UpdateEvent, step: Switch | Observe | Conclude) -> bool:
 
 def way_back(case: Case) -> list[str] | str:
     """Once it was taken back, every agent runs what it ran before; where all went back, by the hash of its weights."""
-    ended = next((event for event in case.events if isinstance(event, UpdateRolledBack)), None)
+    ended = next((event for event in reversed(case.events) if isinstance(event, UpdateRolledBack)), None)
     if ended is None:
         raise NotCheckable("it was not taken back")
     faults = [f"{back.agent_id}: {text}" for back in ended.read_backs for text in _not_back(case, back)]

@@ -42,8 +42,13 @@ class Expected:
     restored: AgentRestored | None = None
     """It went back to the snapshot that it was told to."""
     failure: str | None = None
-    finished: bool = False
-    """It ended before it read back, for it had nothing more to do."""
+    stopped: AgentStopped | None = None
+    """It ended before it read back."""
+
+    @property
+    def finished(self) -> bool:
+        """It ended before it read back, for it had nothing more to do."""
+        return self.stopped is not None and self.stopped.cause == "finished"
 
     @property
     def settled(self) -> bool:
@@ -63,9 +68,9 @@ class Expected:
                 self.failure = f"it refused: {'; '.join(event.reasons)}"
             elif isinstance(event, AgentStopped) and not self.settled:
                 self.failure = f"it stopped ({event.cause}) before it read back"
-                self.finished = event.cause == "finished"
-            elif isinstance(event, AgentStarted) and self.finished:
-                self.failure, self.finished = None, False  # it runs again
+                self.stopped = event
+            elif isinstance(event, AgentStarted) and self.stopped is not None:
+                self.failure, self.stopped = None, None  # it runs again
 
 
 def update_command(
@@ -117,9 +122,9 @@ def anew_id(update_id: str, agent_id: str) -> str:
     return f"{update_id}.{agent_id}.anew"
 
 
-def back_id(update_id: str, agent_id: str) -> str:
-    """The id of the old values, for good."""
-    return f"{update_id}.{agent_id}.rollback"
+def back_id(update_id: str, agent_id: str, attempt: int = 1) -> str:
+    """The id of the old values, for good; one more for each time that they are asked for."""
+    return f"{update_id}.{agent_id}.rollback" + (f"-{attempt}" if attempt > 1 else "")
 
 
 def is_ours(message_id: str, update_id: str, agent_id: str) -> bool:
