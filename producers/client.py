@@ -29,6 +29,7 @@ from tars.schemas.update import (
     UpdateFailed,
     UpdateRefused,
     UpdateRejected,
+    UpdateRollBackRequested,
     UpdateRolledBack,
     UpdateSuperseded,
     What,
@@ -231,10 +232,15 @@ class Client:
     ) -> Event:
         """Wait until an update has ended and return the event that ended it; `heard` gets every event on the way.
 
-        rolled_back: go on past a confirmation, up to the rollback. Raises TimeoutError after `timeout` seconds.
+        rolled_back: go on past a confirmation, up to the rollback that was asked for last. Raises TimeoutError after
+        `timeout` seconds.
         """
-        ends = tuple(end for end in UPDATE_ENDS if not (rolled_back and end is UpdateConfirmed))
-        return self._follow("update", update_id, ends, timeout, heard)
+        if not rolled_back:
+            return self._follow("update", update_id, UPDATE_ENDS, timeout, heard)
+        known = self.events("update", update_id)
+        asked = [number for number, event in enumerate(known, 1) if isinstance(event, UpdateRollBackRequested)]
+        ends = tuple(end for end in UPDATE_ENDS if end is not UpdateConfirmed)
+        return self._follow("update", update_id, ends, timeout, heard, past=max(asked, default=0))
 
     def wait_for_study(
         self, study_id: str, *, timeout: float | None = None, heard: Heard | None = None
@@ -248,15 +254,25 @@ class Client:
         return last
 
     def _follow(
-        self, noun: str, key: str, ends: tuple[type[Event], ...], timeout: float | None, heard: Heard | None
+        self,
+        noun: str,
+        key: str,
+        ends: tuple[type[Event], ...],
+        timeout: float | None,
+        heard: Heard | None,
+        *,
+        past: int = 0,
     ) -> Event:
+        """Follow to an end; past: so many events, from the first, are none."""
+
         async def follow() -> Event:
-            events = self._client.follow(noun, key, lambda event: isinstance(event, ends))
+            events, number = self._client.follow(noun, key, lambda _: False), 0
             async with asyncio.timeout(timeout), aclosing(events):
                 async for event in events:
+                    number += 1
                     if heard is not None:
                         heard(event)
-                    if isinstance(event, ends):
+                    if number > past and isinstance(event, ends):
                         return event
             raise StudyEnded(f"{noun} {key} ended without an end")
 

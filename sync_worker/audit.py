@@ -54,7 +54,7 @@ FOLLOWS: Final[Mapping[type[Event], frozenset[Stage]]] = {
     UpdateSuperseded: frozenset({Stage.PENDING, Stage.APPROVED}),
     UpdateCommandRefused: frozenset(Stage) - {Stage.UNKNOWN},
     UpdateReleased: frozenset({Stage.APPROVED}),
-    UpdateRollBackRequested: RELEASED_STAGES,
+    UpdateRollBackRequested: RELEASED_STAGES | {Stage.ROLLED_BACK},
     UpdateResumed: RELEASED_STAGES | {Stage.ROLLING_BACK},
     UpdateStarted: frozenset({Stage.RELEASED}),
     UpdateReloaded: frozenset({Stage.RELOADING, Stage.RELOADED}),

@@ -60,7 +60,7 @@ def _wrong(case: Case, name: str, told: Told) -> Iterator[str]:
         yield from _unequal(command, update_command(proposed, name, command.base, state.approval, twin))
     else:
         yield from _unequal(command, rollback_command(proposed, name, command.base, command.by, command.restore))
-        if command.by not in {ROLLOUT, state.rollback.by if state.rollback else ROLLOUT}:
+        if command.by not in {ROLLOUT, *(e.by for e in case.events if isinstance(e, UpdateRollBackRequested))}:
             yield f"it goes back in the name of {command.by}, who did not ask for it"
 
 
@@ -146,14 +146,15 @@ def _told(events: Sequence[UpdateEvent]) -> str:
 
 
 def _out_of_turn(case: Case, told: Told) -> str | None:
-    """Why this is not the rollout's next step; agents may have finished up to it, or just before it was decided."""
+    """Why this is not the rollout's next step; agents may have finished up to it, some after they had read back."""
     if isinstance(told.message, UpdateRollBackRequested) and told.message.by != ROLLOUT:
         return None  # whoever asked for it may do so at any time
     before = [one.message for one in case.update if one.sequence < told.sequence]
     if not any(isinstance(event, UpdateStarted) for event in before):
         return "the rollout had not started"
     gone = {name for name, agent in agents_at(case, told.sequence).items() if agent.finished}
-    steps = [next_step(before, finished) for finished in (gone, set())]
+    stayed = {back.agent_id for back in told.message.read_backs} if isinstance(told.message, UpdateReloaded) else set()
+    steps = [next_step(before, finished) for finished in (gone, gone - stayed, set())]
     return None if any(_is_step(told.message, step) for step in steps) else "it was not its turn"
 
 
@@ -164,10 +165,10 @@ def _is_step(event: UpdateEvent, step: Switch | Observe | Conclude) -> bool:
             return same and {back.agent_id for back in event.read_backs} == set(step.agents)
         case UpdateJudged(), Observe():
             return event.stage == step.reloaded.stage and set(event.reloaded) <= set(step.agents)
-        case UpdateRollBackRequested(), Conclude():
+        case UpdateRollBackRequested(), Conclude(UpdateRollBackRequested()):
             return event == step.event
         case UpdateRollBackRequested(), _:
-            return True  # an agent failed, broke or was lost: its reason says so
+            return True  # an agent failed, broke, was lost or runs something else: its reason says so
         case UpdateConfirmed(), Conclude():
             return event == step.event
         case _:
@@ -176,7 +177,7 @@ def _is_step(event: UpdateEvent, step: Switch | Observe | Conclude) -> bool:
 
 def way_back(case: Case) -> list[str] | str:
     """Once it was taken back, every agent runs what it ran before; where all went back, by the hash of its weights."""
-    ended = next((event for event in case.events if isinstance(event, UpdateRolledBack)), None)
+    ended = next((event for event in reversed(case.events) if isinstance(event, UpdateRolledBack)), None)
     if ended is None:
         raise NotCheckable("it was not taken back")
     faults = [f"{back.agent_id}: {text}" for back in ended.read_backs for text in _not_back(case, back)]

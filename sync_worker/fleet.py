@@ -98,6 +98,12 @@ def stage_of(history: History[UpdateEvent]) -> Stage:
     return replay(history.events).stage
 
 
+def asked_back_at(history: History[UpdateEvent]) -> int:
+    """Where the answers to a way back begin: one that came too late for an earlier way back counts, too."""
+    asked = (entry.sequence for entry in history.entries if isinstance(entry.event, UpdateRollBackRequested))
+    return min(asked, default=answers_since(history))
+
+
 def answers_since(history: History[UpdateEvent]) -> int:
     """Where the agents' answers begin: they come after the step that the configurations follow."""
     steps = (UpdateStarted, UpdateReloaded, UpdateJudged, UpdateRollBackRequested)

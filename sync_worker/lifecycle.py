@@ -1,7 +1,7 @@
 """The life of an update, as two pure functions.
 
 proposed -> refused | pending -> approved -> released -> reloading -> reloaded -> confirmed
-pending -> rejected, superseded; from released on: -> rolling back -> rolled back
+pending -> rejected, superseded; from released on: -> rolling back -> rolled back (again, where not all were reached)
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,6 +43,7 @@ from tars.schemas.update import (
     UpdateRolledBack,
     UpdateStarted,
     UpdateSuperseded,
+    What,
     content_of,
 )
 from tars.schemas.validation import Proposal, changed, moved, objections
@@ -90,6 +91,8 @@ class Update:
     rollback: UpdateRollBackRequested | None = None
     """Somebody wants it back."""
     read_backs: tuple[ReadBack, ...] = ()
+    back: UpdateRolledBack | None = None
+    """What came of taking it back; it may be asked for again while agents were not reached."""
 
 
 @dataclass(frozen=True)
@@ -326,18 +329,25 @@ def _apply(state: Update, proposal: UpdateProposed, command: ApplyUpdate, facts:
 def _roll_back(state: Update, command: RollBackUpdate, facts: Facts) -> list[UpdateEvent]:
     if state.stage is Stage.ROLLING_BACK:
         return []
-    if state.stage in RELEASED_STAGES:
+    not_reached = state.stage is Stage.ROLLED_BACK and state.back is not None and state.back.unreached
+    if state.stage in RELEASED_STAGES or not_reached:
         asked = UpdateRollBackRequested(
             update_id=command.update_id,
             by=facts.by,
             reason=command.reason,
-            what=command.what or ("values" if state.stage is Stage.CONFIRMED else "all"),
+            what=command.what or _goes_back(state),
             over_later=command.over_later,
             signed=facts.signed,
         )
         return [asked]
     hint = ": reject it instead" if state.stage in {Stage.PENDING, Stage.APPROVED} else ""
     return [_refusal(command, facts, f"update is {state.stage}{hint}")]
+
+
+def _goes_back(state: Update) -> What:
+    """What goes back unless a command says so; of what is taken back once more, the same as before."""
+    before = state.rollback.what if state.rollback else None
+    return before or ("values" if state.stage is Stage.CONFIRMED else "all")
 
 
 def evolve(state: Update, event: UpdateEvent) -> Update:  # noqa: C901, PLR0911, PLR0912 - one answer for each event
@@ -365,7 +375,7 @@ def evolve(state: Update, event: UpdateEvent) -> Update:  # noqa: C901, PLR0911,
         case UpdateConfirmed():
             return replace(state, stage=Stage.CONFIRMED)
         case UpdateRolledBack():
-            return replace(state, stage=Stage.ROLLED_BACK, read_backs=event.read_backs)
+            return replace(state, stage=Stage.ROLLED_BACK, read_backs=event.read_backs, back=event)
         case UpdateFailed():
             return replace(state, stage=Stage.FAILED)
         case UpdateCommandRefused() | UpdateResumed() | UpdateJudged():

@@ -50,7 +50,8 @@ class Observation:
         self._width = started.slot_seconds or SHORTEST_SLOT
         self._start = began.timestamp()
         self._others = tuple(map(twin_of, stage.agents)) if started.twins else stage.compared
-        self._reports = Reports(bus, (*stage.agents, *self._others), began)
+        switched = {back.agent_id: back.version for back in stage.reloaded.read_backs}
+        self._reports = Reports(bus, (*stage.agents, *self._others), began, versions=switched)
         self._pauses = {name: longest_pause(row) for name, row in before.items()}
         canary = [before.get(name, ()) for name in stage.agents]
         control = [before.get(name, ()) for name in stage.compared]

@@ -10,6 +10,7 @@ from tars.schemas.agent import (
     AgentRefused,
     AgentReloaded,
     AgentRestored,
+    AgentStarted,
     AgentStopped,
     ConfigureAgent,
 )
@@ -41,6 +42,13 @@ class Expected:
     restored: AgentRestored | None = None
     """It went back to the snapshot that it was told to."""
     failure: str | None = None
+    stopped: AgentStopped | None = None
+    """It ended before it read back."""
+
+    @property
+    def finished(self) -> bool:
+        """It ended before it read back, for it had nothing more to do."""
+        return self.stopped is not None and self.stopped.cause == "finished"
 
     @property
     def settled(self) -> bool:
@@ -60,6 +68,9 @@ class Expected:
                 self.failure = f"it refused: {'; '.join(event.reasons)}"
             elif isinstance(event, AgentStopped) and not self.settled:
                 self.failure = f"it stopped ({event.cause}) before it read back"
+                self.stopped = event
+            elif isinstance(event, AgentStarted) and self.stopped is not None:
+                self.failure, self.stopped = None, None  # it runs again
 
 
 def update_command(
@@ -111,9 +122,9 @@ def anew_id(update_id: str, agent_id: str) -> str:
     return f"{update_id}.{agent_id}.anew"
 
 
-def back_id(update_id: str, agent_id: str) -> str:
-    """The id of the old values, for good."""
-    return f"{update_id}.{agent_id}.rollback"
+def back_id(update_id: str, agent_id: str, attempt: int = 1) -> str:
+    """The id of the old values, for good; one more for each time that they are asked for."""
+    return f"{update_id}.{agent_id}.rollback" + (f"-{attempt}" if attempt > 1 else "")
 
 
 def is_ours(message_id: str, update_id: str, agent_id: str) -> bool:
@@ -167,6 +178,11 @@ def failure_of(found: Expected) -> str | None:
 def failures_of(expected: Mapping[str, Expected]) -> dict[str, str]:
     """Each agent that does not run what it was told to, and why."""
     return {name: failure for name, found in expected.items() if (failure := failure_of(found))}
+
+
+def failures_of_those_left(expected: Mapping[str, Expected]) -> dict[str, str]:
+    """The same on the way out, where an agent that finishes leaves the rollout, and the others go on."""
+    return failures_of({name: found for name, found in expected.items() if not found.finished})
 
 
 def restored_by(expected: Mapping[str, Expected], gone_out: Mapping[str, ReadBack]) -> tuple[str, ...]:

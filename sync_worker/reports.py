@@ -1,7 +1,7 @@
 """What the agents of a rollout report, as its watch needs it: episodes on the server's clock."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any, Final
@@ -15,10 +15,15 @@ LOOK_BACK: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours
 
 
 class Reports:
-    """Episodes of some agents since a moment; `read` takes in what is new."""
+    """Episodes of some agents since a moment; `read` takes in what is new.
 
-    def __init__(self, bus: Bus, agents: Iterable[str], since: datetime) -> None:
-        self._journal, self._since = Journal(bus), since
+    versions: of these agents only what they ran with this configuration counts.
+    """
+
+    def __init__(
+        self, bus: Bus, agents: Iterable[str], since: datetime, *, versions: Mapping[str, int] | None = None
+    ) -> None:
+        self._journal, self._since, self._versions = Journal(bus), since, versions or {}
         self._read: dict[str, list[Entry[Any]]] = {name: [] for name in agents}
 
     async def read(self) -> None:
@@ -33,8 +38,12 @@ class Reports:
             known += await self._journal.since("REPORTS", subject, self._since)
 
     def episodes(self, agent_id: str) -> list[Episode]:
-        """All episodes of an agent that were read."""
-        return [Episode(entry.time.timestamp(), entry.event.value) for entry in self._read[agent_id]]
+        """All episodes of an agent that were read, and count."""
+        return [
+            Episode(entry.time.timestamp(), entry.event.value)
+            for entry in self._read[agent_id]
+            if entry.event.version == self._versions.get(agent_id, entry.event.version)
+        ]
 
     def settled(self, agent_id: str, end: float = inf) -> list[Episode]:
         """Its newest episodes before a moment, of one run with one configuration: no reload or restart among them."""

@@ -30,7 +30,6 @@ from tars.schemas.update import (
     UpdateProposed,
     UpdateReloaded,
     UpdateResumed,
-    UpdateRollBackRequested,
     UpdateStarted,
 )
 from tars.sync_worker.fleet import Fleet, answers_since, stage_of
@@ -40,13 +39,13 @@ from tars.sync_worker.reload import (
     Expected,
     anew_command,
     anew_id,
-    failures_of,
+    failures_of_those_left,
     read_backs_of,
     update_command,
     update_message_id,
 )
 from tars.sync_worker.reports import Reports, recent
-from tars.sync_worker.stages import Conclude, Observe, Step, Switch, canaries, next_step, taken_back, too_long
+from tars.sync_worker.stages import Conclude, Observe, Step, Switch, canaries, next_step, strayed, taken_back, too_long
 from tars.sync_worker.way_back import WayBack, rolled_back
 
 GIVEN_UP: Final = "given up: its holders kept dying without a step"
@@ -92,17 +91,19 @@ class Rollout:
             await self._go(lease, state.proposal, Clock(lease.history.entries[-1].time))
 
     async def _go(self, lease: Lease[UpdateEvent], proposal: UpdateProposed, clock: "Clock") -> None:
-        """Step by step, until it is confirmed, or somebody wants it back: then that lease does the rest."""
+        """Step by step, until it is confirmed; or wanted back: done at once, for its own lease may wait in line."""
         if stage_of(lease.history) is Stage.RELEASED:
             await self._start(lease, proposal, clock)
         while stage_of(lease.history) in GOING_OUT - {Stage.RELEASED}:
             started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
             agents = await running_agents(self.fleet.journal, started.agents)
             step = next_step(lease.history.events, {name for name, agent in agents.items() if agent.finished})
-            events = await self._take(step, lease, proposal, agents, clock)
-            done = await lease.append(partial(_unless_moved, events, stage_of(lease.history)))
-            if any(isinstance(event, UpdateRollBackRequested) for event in done):
-                await self._roll_back(lease, proposal)  # at once: its own lease may wait for a free place
+            stage = stage_of(lease.history)  # before the step is taken: meanwhile somebody may want the update back
+            wrong = strayed(step, replay(lease.history.events).read_backs, agents)
+            events = [taken_back(lease.key, wrong)] if wrong else await self._take(step, lease, proposal, agents, clock)
+            await lease.append(partial(_unless_moved, events, stage))
+        if stage_of(lease.history) is Stage.ROLLING_BACK:
+            await self._roll_back(lease, proposal)
 
     async def _take(
         self,
@@ -167,19 +168,19 @@ class Rollout:
         self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, clock: "Clock"
     ) -> list[UpdateEvent]:
         """Give a stage the new values, and have them read back."""
-        if step.attempt > 1:
-            await self._put_back(lease, proposal, step, clock)
+        if step.attempt > 1 and not await self._put_back(lease, proposal, step, clock):
+            return []
         started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
         expected, failures = await self._configure(lease, proposal, step, started)
         if not failures:
-            await self.fleet.listen(lease, expected, enough=lambda: bool(failures_of(expected)))
-            failures = failures_of(expected)
+            await self.fleet.listen(lease, expected, enough=lambda: bool(failures_of_those_left(expected)))
+            failures = failures_of_those_left(expected)
         if failures:
             wrong = "; ".join(f"{name}: {why}" for name, why in failures.items())
             return [taken_back(lease.key, wrong)]
-        if not all(found.settled for found in expected.values()):
-            return []  # somebody wants it back meanwhile
         backs = read_backs_of(expected)
+        if not backs or not all(found.settled for found in expected.values()):
+            return []  # all of the stage have finished, or somebody wants it back meanwhile
         before = await self._before(proposal, step, started, expected)
         return [
             UpdateReloaded(update_id=lease.key, read_backs=backs, stage=step.stage, attempt=step.attempt, before=before)
@@ -224,8 +225,12 @@ class Rollout:
 
     async def _put_back(
         self, lease: Lease[UpdateEvent], proposal: UpdateProposed, step: Switch, clock: "Clock"
-    ) -> None:
-        """Return a stage to the old values, and wait until it has a window of what is normal now."""
+    ) -> bool:
+        """Return a stage to the old values, and wait until it has a window of what is normal now.
+
+        False: somebody wants the update back meanwhile.
+        """
+        stage = stage_of(lease.history)
         expected: dict[str, Expected] = {}
         for agent_id in step.agents:
             version, newest = await self.fleet.newest(agent_id)
@@ -237,11 +242,11 @@ class Rollout:
         await self.fleet.listen(lease, expected, enough=lambda: False)
         started = next(event for event in lease.history.events if isinstance(event, UpdateStarted))
         until = clock.now + timedelta(seconds=(started.slot_seconds or 0.0) * (self.plan.pre + 1))
-        stage = stage_of(lease.history)
         async with Bell.on(self.bus, history_subject("update", lease.key)) as bell:
             while (left := (until - clock.now).total_seconds()) > 0 and stage_of(await lease.follow()) is stage:
                 bell.clear()
                 await bell.wait(min(LOOK_SECONDS, left))
+        return stage_of(lease.history) is stage
 
     async def _observe(
         self, lease: Lease[UpdateEvent], step: Observe, agents: Mapping[str, RunningAgent], clock: "Clock"
@@ -266,12 +271,12 @@ class Rollout:
         return []
 
     async def _broken(self, step: Observe, began: datetime) -> str | None:
-        """Why an agent of the stage can no longer be judged: it ended with an error since it switched."""
+        """Why a stage can no longer be judged: since it switched an agent ended with an error, or runs other values."""
         for name in step.agents:
             for entry in await self.fleet.journal.since("EVENTS", history_subject("agent", name), began):
                 if isinstance(entry.event, AgentStopped) and entry.event.cause == "error":
                     return f"{name}: it stopped with an error: {entry.event.detail}"
-        return None
+        return strayed(step, step.reloaded.read_backs, await running_agents(self.fleet.journal, step.agents))
 
     async def _roll_back(self, lease: Lease[UpdateEvent], proposal: UpdateProposed) -> None:
         found = await WayBack(self.fleet).take_back(lease, proposal)

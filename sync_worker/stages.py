@@ -11,8 +11,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tars.schemas.outlook import canary_count
+from tars.schemas.running import RunningAgent
 from tars.schemas.update import (
     ROLLOUT,
+    ReadBack,
     RolloutStage,
     UpdateConfirmed,
     UpdateEvent,
@@ -99,21 +101,41 @@ def next_step(events: Iterable[UpdateEvent], gone: Collection[str]) -> Step:  # 
             return _after(started, last, agents, left)
 
 
+def strayed(step: Step, read_backs: Iterable[ReadBack], agents: Mapping[str, RunningAgent]) -> str | None:
+    """Why this step must not be taken: an agent that has switched no longer runs what it read back.
+
+    Those that the step itself switches may run anything, and one that has finished has left. What is known of an agent
+    may lag behind its read-back, and then tells nothing.
+    """
+    switching = step.agents if isinstance(step, Switch) else ()
+    for back in read_backs:
+        agent = agents.get(back.agent_id)
+        if back.agent_id in switching or agent is None or agent.finished:
+            continue
+        if agent.reload is not None and agent.reload.version >= back.version and agent.applied != back.version:
+            now = f"version {agent.applied}" if agent.applied else "the values of its code"
+            return f"{back.agent_id}: it no longer runs the values: it began anew, or was told to, with {now}"
+    return None
+
+
 def taken_back(update_id: str, reason: str) -> UpdateRollBackRequested:
     """The rollout's own wish to go back: whole."""
     return UpdateRollBackRequested(update_id=update_id, by=ROLLOUT, reason=reason[:1000], what="all")
 
 
 def _after(started: UpdateStarted, judged: UpdateJudged, agents: tuple[str, ...], left: tuple[str, ...]) -> Step:
-    """What follows from a verdict."""
+    """What follows from a verdict; a stage whose agents have all finished is left out."""
+    still_there = any(name in agents for name in judged.reloaded)
     match judged.then:
         case "go on":
             return _go_on(started, agents, left, judged.reason)
-        case "widen":
+        case "widen" if left:
             more = max(1, len(agents) // 2 - (len(agents) - len(left)))
             return _switch(agents, "half", 1, _drawn(started.update_id, left, more))
-        case "start anew":
+        case "start anew" if still_there:
             return _switch(agents, judged.stage, judged.attempt + 1, judged.reloaded)
+        case "widen" | "start anew":
+            return _go_on(started, agents, left, "not proven: the agents that were to tell more have finished")
         case "undo":
             return Conclude(taken_back(started.update_id, judged.reason))
 

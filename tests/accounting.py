@@ -26,6 +26,7 @@ AFTER: Final[Mapping[str, frozenset[str]]] = {
         "reloaded": "reloaded confirmed roll-back-requested failed",
         "confirmed": "roll-back-requested",
         "roll-back-requested": "rolled-back failed",
+        "rolled-back": "roll-back-requested",
     }.items()
 }
 """Which events of an update may follow which: written down here once more, not read from the code that decides."""

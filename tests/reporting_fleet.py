@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from story import ADA, CHANGE, NOW, VALUES, agent
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
@@ -71,6 +72,16 @@ class ReportingFleet:
             self._tasks.append(asyncio.create_task(live.run()))
         if len(self._tasks) == len(learners):
             self._tasks.append(asyncio.create_task(self._report()))
+
+    async def begin_anew(self, name: str) -> None:
+        """Let an agent stop, and start again as an attached one does: with the values of its code."""
+        await self.agents[name].stop("signal")
+        learner = self.learners[name]
+        learner.running, learner.version = dict(VALUES), 0
+        live = LiveAgent(self._bus, learner)
+        await live.start(replace(await last_run(self._bus, name), applied=0), adopt=False)
+        self.agents[name] = live
+        self._tasks.append(asyncio.create_task(live.run()))
 
     async def _report(self) -> None:
         loop = asyncio.get_running_loop()

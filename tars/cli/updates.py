@@ -17,6 +17,7 @@ from tars.cli.output import (
     Limit,
     Offset,
     clock,
+    err,
     gain_text,
     number,
     out,
@@ -34,7 +35,7 @@ from tars.producers.commands import CommandRefused
 from tars.runtime.settings import load_settings
 from tars.schemas.hyperparameters import ALGORITHMS, Value
 from tars.schemas.message import Event
-from tars.schemas.update import What
+from tars.schemas.update import UpdateRolledBack, What
 from tars.schemas.views import UpdateRow, UpdateStage
 
 if TYPE_CHECKING:
@@ -177,11 +178,14 @@ def rollback(
 ) -> None:
     """Take a released update back: its agents return to the values they ran before it.
 
-    While its rollout is not over all that they were returns with them; afterwards only if --what all says so.
+    While its rollout is not over all that they were returns with them; afterwards only if --what all says so. Where
+    agents were not reached it can be asked for again.
     """
     with tars.connect() as bus:
         bus.roll_back(update_id, reason, what=_what(what), over_later=over_later)
         event = bus.wait_for_update(update_id, rolled_back=True) if wait else None
+    if isinstance(event, UpdateRolledBack) and what == "all" and event.read_backs and not event.restored:
+        err.print("only the values went back: of no agent there is a snapshot that could be restored")
     _done(update_id, "to be rolled back", event, as_json=as_json)
 
 
@@ -207,7 +211,11 @@ def _done(update_id: str, what: str, event: Event | None, *, as_json: bool) -> N
         )
     else:
         out.print(f"{update_id}: {ended or what}")
-    if ended not in {None, "confirmed", "rolled back"} or (ended == "rolled back" and "rolled" not in what):
+    not_reached = event.unreached if isinstance(event, UpdateRolledBack) else {}
+    for agent_id, why in not_reached.items():
+        err.print(f"{agent_id} was not reached: {why}", markup=False, highlight=False)
+    went_through = ended in {None, "confirmed"} or (ended == "rolled back" and "rolled" in what)
+    if not_reached or not went_through:
         raise typer.Exit(1)
 
 

@@ -89,7 +89,7 @@ async def test_an_event_that_never_happened_is_a_zero_and_not_nothing(bus: Bus, 
     shown = {sample.labels["kind"] for sample in samples if sample.name == "tars_messages_stored_total"}
     assert {"update.failed.v1", "update.rolled-back.v1", "agent.configure.v1"} <= shown
     reasons = {sample.labels["reason"] for sample in samples if sample.name == "tars_dead_letters_total"}
-    assert reasons == {"rejected", "unknown-kind", "newer-version", "malformed", "attempts-exhausted"}
+    assert {"rejected", "unknown-kind", "newer-version", "malformed", "attempts-exhausted"} <= reasons
     broken = {"durable": "run-rollout", "outcome": "broken"}
     assert any(sample.labels == broken for sample in samples if sample.name == "tars_leases_ended_total")
 

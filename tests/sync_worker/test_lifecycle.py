@@ -60,6 +60,7 @@ REFUSED = UpdateRefused(update_id="u", by=ADA, reasons=("no",), agents=("a",), v
 WANTED_BACK = UpdateRollBackRequested(update_id="u", by=ADA, reason="worse")
 FAILED = UpdateFailed(update_id="u", error="given up")
 ROLLED_BACK = UpdateRolledBack(update_id="u", by=ADA, reason="worse", read_backs=(), unreached={})
+SHORT_OF_B = ROLLED_BACK.model_copy(update={"unreached": {"b": "it did not accept within 10 s"}})
 LIVE = (PROPOSED, APPROVED, RELEASED, STARTED, CONFIRMED)
 
 
@@ -126,6 +127,12 @@ def test_a_released_update_can_be_taken_back_also_after_confirmation_and_once() 
     given(*LIVE).when(whole).then(WANTED_BACK.model_copy(update={"what": "all"}))
     given(*LIVE, WANTED_BACK).when(ROLL_BACK).then()
     given(*LIVE, WANTED_BACK, ROLLED_BACK).when(ROLL_BACK).then_refused("update is rolled back")
+
+
+def test_a_rollback_that_did_not_reach_every_agent_may_be_asked_for_again() -> None:
+    whole, again = WANTED_BACK.model_copy(update={"what": "all"}), ROLL_BACK.model_copy(update={"over_later": True})
+    given(*LIVE, whole, SHORT_OF_B).when(again).then(whole.model_copy(update={"over_later": True}))
+    given(*LIVE, whole, SHORT_OF_B, whole, ROLLED_BACK).when(again).then_refused("update is rolled back")
 
 
 def test_an_agent_that_has_moved_on_supersedes_the_update() -> None:
@@ -285,7 +292,7 @@ COMMANDS: list[UpdateCommand] = [
 ROLLOUT: dict[Stage, list[UpdateEvent]] = {
     Stage.RELEASED: [STARTED],
     Stage.RELOADING: [CONFIRMED, WANTED_BACK],
-    Stage.ROLLING_BACK: [ROLLED_BACK, FAILED],
+    Stage.ROLLING_BACK: [ROLLED_BACK, FAILED, SHORT_OF_B],
 }
 """What a rollout may do next at each stage."""
 WAYS: dict[Stage, set[Stage]] = {
@@ -296,12 +303,13 @@ WAYS: dict[Stage, set[Stage]] = {
     Stage.RELOADING: {Stage.CONFIRMED, Stage.ROLLING_BACK},
     Stage.CONFIRMED: {Stage.ROLLING_BACK},
     Stage.ROLLING_BACK: {Stage.ROLLED_BACK, Stage.FAILED},
+    Stage.ROLLED_BACK: {Stage.ROLLING_BACK},
 }
 """The design's picture: where an update can go from each stage."""
 MOVED = {"a": agent("a", heard=7), "b": agent("b")}
 Step = tuple[int, By, Mapping[str, RunningAgent], bool]
 STEPS = st.tuples(
-    st.integers(0, len(COMMANDS) + 1), st.sampled_from([ADA, BOB]), st.sampled_from([AGENTS, MOVED, {}]), st.booleans()
+    st.integers(0, len(COMMANDS) + 2), st.sampled_from([ADA, BOB]), st.sampled_from([AGENTS, MOVED, {}]), st.booleans()
 )
 
 

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 import pytest
 
 from interruptions import dies_at, interrupted
-from story import ADA, AGENTS, CHANGE, NOW, VALUES
+from story import ADA, AGENTS, BOB, CHANGE, NOW, VALUES
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.runtime.bus import Bus
+from tars.runtime.export import collect
 from tars.runtime.journal import History, Journal
 from tars.runtime.leases import RESUMPTIONS, hold
 from tars.schemas.agent import ConfigureAgent
+from tars.schemas.audit import case_of
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
+from tars.schemas.message import By
 from tars.schemas.streams import configure_subject
 from tars.schemas.update import (
     ProposeUpdate,
@@ -27,9 +30,11 @@ from tars.schemas.update import (
     UpdateRollBackRequested,
     UpdateRolledBack,
 )
+from tars.sync_worker import audit, audit_rollout
 from tars.sync_worker.fleet import Fleet
 from tars.sync_worker.lifecycle import Facts, Stage, Update, decide, replay
 from tars.sync_worker.rollout import Rollout
+from tars.sync_worker.stages import canaries
 
 pytestmark = pytest.mark.anyio
 
@@ -108,9 +113,10 @@ async def release(bus: Bus, update_id: str = "u") -> None:
     await Journal(bus).append([*proposed, approved, released], history, cause=f"c-{update_id}")
 
 
-async def request_back(bus: Bus) -> None:
+async def request_back(bus: Bus, cause: str = "back", *, by: By = ADA, over_later: bool = False) -> None:
     history: History[UpdateEvent] = await Journal(bus).read("update", "u")
-    await Journal(bus).append([UpdateRollBackRequested(update_id="u", by=ADA, reason="worse")], history, cause="back")
+    wanted = UpdateRollBackRequested(update_id="u", by=by, reason="worse", over_later=over_later)
+    await Journal(bus).append([wanted], history, cause=cause)
 
 
 def rollout(bus: Bus) -> Rollout:
@@ -230,13 +236,36 @@ async def test_an_agent_that_stops_before_it_reads_back_takes_the_update_back(bu
     while not await configurations(bus, "b"):
         await asyncio.sleep(0.02)
     await fleet.leave()
-    await stuck.stop("finished")
+    await stuck.stop("signal")
     await ended(bus, Stage.ROLLING_BACK, Stage.ROLLED_BACK)
     history: History[UpdateEvent] = await Journal(bus).read("update", "u")
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)
     request = next(event for event in history.events if isinstance(event, UpdateRollBackRequested))
-    assert request.reason == "b: it stopped (finished) before it read back"
+    assert request.reason == "b: it stopped (signal) before it read back"
+
+
+@pytest.mark.parametrize("gone", [("a",), ("b",), ("a", "b")])
+async def test_an_agent_that_finishes_before_it_reads_back_leaves_the_rollout(
+    bus: Bus, fleet: Agents, gone: tuple[str, ...]
+) -> None:
+    """Which of the two is the canary is drawn by lot: one finishes in its own stage, whichever that is."""
+    agents = {name: await fleet.join(Stuck(name) if name in gone else Learner(name)) for name in ("a", "b")}
+    await release(bus)
+    patient = Rollout(bus, accept_seconds=5.0, apply_seconds=1000.0)
+    holding = asyncio.create_task(hold(bus, "run-rollout", "h", patient, ack_wait=2))
+    for name in sorted(gone, key=lambda name: name not in canaries({"a": 0, "b": 0})):
+        async with asyncio.timeout(15):
+            while not await configurations(bus, name):
+                await asyncio.sleep(0.02)
+        await agents[name].stop("finished")
+    last = (await ended(bus, Stage.ROLLING_BACK, Stage.ROLLED_BACK, Stage.CONFIRMED))[-1]
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    assert isinstance(last, UpdateConfirmed)
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    assert {back.agent_id for back in replay(history.events).read_backs} == {"a", "b"} - set(gone)
+    assert (last.reason == "all of its agents have finished") is (len(gone) == 2)
 
 
 @pytest.mark.slow
@@ -254,6 +283,64 @@ async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(b
     assert last.unreached == {"a": "it was configured by later.a.update since: roll that back first"}
     assert [back.agent_id for back in last.read_backs] == ["b"]
     assert [c.update_id for c in await configurations(bus, "a")] == ["u", "later"]
+
+
+async def taken_back_twice(bus: Bus, fleet: Agents) -> tuple[UpdateEvent, UpdateEvent]:
+    """ADA takes back what a later update lies over on one agent; then BOB, over that as well."""
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+    await confirmed(bus)
+    (ours,) = await Journal(bus).messages("AGENTS", configure_subject("a"))
+    later = ours.event.model_copy(update={"update_id": "later", "base": ours.sequence})
+    await bus.publish(later, id="later.a.update", after=(configure_subject("a"), ours.sequence))
+    await request_back(bus)
+    first = (await run(bus, Stage.ROLLED_BACK))[-1]
+    await request_back(bus, "again", by=BOB, over_later=True)
+    return first, (await run(bus, Stage.ROLLED_BACK))[-1]
+
+
+@pytest.mark.slow
+async def test_what_a_rollback_did_not_reach_is_reached_by_another_one(bus: Bus, fleet: Agents) -> None:
+    first, last = await taken_back_twice(bus, fleet)
+    assert isinstance(first, UpdateRolledBack)
+    assert isinstance(last, UpdateRolledBack)
+    assert (set(first.unreached), last.unreached) == ({"a"}, {})
+    assert {back.agent_id: back.effective for back in last.read_backs} == {"a": VALUES, "b": VALUES}
+    assert [c.purpose for c in await configurations(bus, "b")] == ["update", "rollback"]
+
+
+@pytest.mark.slow
+async def test_an_audit_finds_no_fault_with_a_rollback_that_took_two_attempts(bus: Bus, fleet: Agents) -> None:
+    await taken_back_twice(bus, fleet)
+    case = case_of("u", [message async for message in collect(bus, "u")])
+    checks = (audit.history, audit_rollout.configurations, audit_rollout.stages, audit_rollout.way_back)
+    assert [found for check in checks if not isinstance(found := check(case), str)] == []
+    assert str(audit_rollout.way_back(case)) == "what ran before runs again on 2 agents"
+
+
+@pytest.mark.slow
+async def test_an_agent_that_went_back_too_late_counts_when_it_is_asked_for_again(bus: Bus, fleet: Agents) -> None:
+    """It is not told a second time: what it has learnt since would be lost with it."""
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+    await confirmed(bus)
+    await fleet.leave()
+    await fleet.join(Learner("b"))
+    await request_back(bus)
+    first = (await run(bus, Stage.ROLLED_BACK))[-1]
+    await fleet.join(Learner("a"))
+    async with asyncio.timeout(15):
+        while (await last_run(bus, "a")).applied != (await Fleet(bus).newest("a"))[0]:
+            await asyncio.sleep(0.02)
+    await request_back(bus, "again")
+    last = (await run(bus, Stage.ROLLED_BACK))[-1]
+    assert isinstance(first, UpdateRolledBack)
+    assert isinstance(last, UpdateRolledBack)
+    assert (set(first.unreached), last.unreached) == ({"a"}, {})
+    assert {back.agent_id for back in last.read_backs} == {"a", "b"}
+    assert [c.purpose for c in await configurations(bus, "a")] == ["update", "rollback"]
 
 
 class SlowFleet(Fleet):
@@ -310,6 +397,23 @@ async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus,
     assert isinstance(last, UpdateRolledBack)
     assert (last.read_backs, last.unreached) == ((), {})
     assert await configurations(bus, "a") == await configurations(bus, "b") == []
+
+
+async def test_what_is_wanted_back_on_its_way_is_taken_back_by_whoever_runs_it(bus: Bus, fleet: Agents) -> None:
+    """The request has a lease of its own, which may wait behind every other rollout; here it is never taken."""
+    for name in ("a", "b"):
+        await fleet.join(Learner(name))
+    await release(bus)
+
+    async def happens(number: int) -> None:
+        if number == 3:  # after its canary was read back, before the rest is
+            await request_back(bus)
+
+    await interrupted(bus, rollout(bus), happens)
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    last = history.events[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert (last.by, {back.agent_id for back in last.read_backs}) == (ADA, {"a", "b"})
 
 
 @pytest.mark.slow

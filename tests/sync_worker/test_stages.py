@@ -116,6 +116,18 @@ def test_where_the_only_canary_has_finished_the_others_follow() -> None:
     assert step == Switch("rest", 1, tuple("abdefgh"), ())
 
 
+def test_a_watch_whose_agents_have_finished_is_not_begun_anew() -> None:
+    story: list[UpdateEvent] = [STARTED, reloaded("canary", "c"), judged("start anew")]
+    assert next_step(story, {"c"}) == Switch("rest", 1, tuple("abdefgh"), ())
+
+
+def test_where_the_others_have_finished_nobody_is_left_to_tell_more() -> None:
+    step = next_step([STARTED, reloaded("canary", "c"), judged("widen")], set("abdefgh"))
+    assert isinstance(step, Conclude)
+    assert isinstance(step.event, UpdateConfirmed)
+    assert step.event.reason == "not proven: the agents that were to tell more have finished"
+
+
 def test_a_rollout_whose_agents_have_all_finished_is_over() -> None:
     step = next_step([STARTED], set(EIGHT))
     assert isinstance(step, Conclude)

@@ -5,15 +5,17 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
 from interruptions import dies_at, interrupted
-from reporting_fleet import Learner, configurations, ended, release, reporting
+from reporting_fleet import Learner, Score, configurations, ended, release, reporting
 from story import ADA
 from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.runtime.leases import hold
+from tars.schemas.agent import AgentReported
 from tars.schemas.effect import Plan
 from tars.schemas.update import (
     UpdateConfirmed,
@@ -25,6 +27,7 @@ from tars.schemas.update import (
     UpdateStarted,
 )
 from tars.sync_worker.lifecycle import Stage
+from tars.sync_worker.reports import Reports
 from tars.sync_worker.rollout import Rollout
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -45,6 +48,22 @@ async def at_work(bus: Bus) -> AsyncIterator[None]:
     finally:
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)
+
+
+async def want_back(bus: Bus) -> None:
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    wanted = UpdateRollBackRequested(update_id="u", by=ADA, reason="changed my mind", what="all")
+    await Journal(bus).append([wanted], history, cause="back")
+
+
+async def said(bus: Bus, kind: type[UpdateEvent]) -> None:
+    """Wait until there is an event of a kind."""
+    async with asyncio.timeout(20):
+        while True:
+            history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+            if any(isinstance(event, kind) for event in history.events):
+                return
+            await asyncio.sleep(0.05)
 
 
 def judgements(events: tuple[UpdateEvent, ...]) -> list[tuple[str, str, str]]:
@@ -87,8 +106,8 @@ async def test_the_smallest_harm_that_can_be_found_is_said_before_anything_is_ch
     assert not any(isinstance(event, UpdateReloaded) for event in events[:started])
 
 
-async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nobody(bus: Bus) -> None:
-    """The environment turns bad for everybody just after the canary switched; the second watch is undisturbed."""
+def shifting() -> Score:
+    """The environment turns bad for everybody just after the canary switched; a second watch is undisturbed."""
     shifted: list[float] = []
 
     def score(name: str, new: bool, seconds: float) -> float:
@@ -96,7 +115,11 @@ async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nob
             shifted.append(seconds)
         return 0.2 if shifted and seconds > shifted[0] + 0.2 else 0.7
 
-    async with reporting(bus, score, *EIGHT), at_work(bus):
+    return score
+
+
+async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nobody(bus: Bus) -> None:
+    async with reporting(bus, shifting(), *EIGHT), at_work(bus):
         await release(bus, *EIGHT)
         events = await ended(bus, *OVER)
     found = judgements(events)
@@ -107,6 +130,21 @@ async def test_a_shift_that_hits_all_agents_starts_the_watch_anew_and_blames_nob
     ]
     (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
     assert [c.purpose for c in await configurations(bus, canary)][:3] == ["update", "rollback", "update"]
+
+
+async def test_what_is_wanted_back_before_its_watch_starts_anew_is_not_sent_again(bus: Bus) -> None:
+    """Nobody else takes the request's own lease, so nothing but the request itself ends the wait between attempts."""
+    async with reporting(bus, shifting(), *EIGHT):
+        await release(bus, *EIGHT)
+        running = asyncio.create_task(interrupted(bus, rollout(bus), dies_at(-1)))
+        await said(bus, UpdateJudged)
+        await want_back(bus)
+        async with asyncio.timeout(20):
+            await running
+        events = await ended(bus, *OVER)
+    assert isinstance(events[-1], UpdateRolledBack)
+    (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+    assert [c.purpose for c in await configurations(bus, canary)] == ["update", "rollback", "rollback"]
 
 
 async def test_a_canary_that_diverges_is_taken_back_at_once(bus: Bus) -> None:
@@ -190,6 +228,42 @@ async def test_a_canary_that_restarts_at_once_is_watched_on(bus: Bus) -> None:
     assert isinstance(events[-1], UpdateConfirmed)
 
 
+async def test_a_canary_that_begins_anew_with_its_old_values_takes_the_update_back(bus: Bus) -> None:
+    async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT, world=None) as fleet, at_work(bus):
+        await release(bus, *EIGHT)
+        events = await ended(bus, Stage.RELOADED)
+        (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+        await fleet.begin_anew(canary)
+        last = (await ended(bus, *OVER))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    why = "it no longer runs the values: it began anew, or was told to, with the values of its code"
+    assert last.reason == f"{canary}: {why}"
+
+
+async def test_an_update_is_not_confirmed_while_a_canary_runs_its_old_values_again(bus: Bus) -> None:
+    """It is the rest that is watched by then."""
+    async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT, world=None) as fleet, at_work(bus):
+        await release(bus, *EIGHT)
+        events = await ended(bus, Stage.RELOADED)
+        (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
+        await said(bus, UpdateJudged)
+        await fleet.begin_anew(canary)
+        last = (await ended(bus, *OVER))[-1]
+    assert isinstance(last, UpdateRolledBack)
+    assert last.reason.startswith(f"{canary}: it no longer runs the values")
+
+
+async def test_only_what_an_agent_ran_with_the_new_values_counts_after_its_switch(bus: Bus) -> None:
+    began = datetime.now(UTC)
+    for episode, version in enumerate((0, 7, 0)):
+        report = AgentReported(agent_id="a", run_id="r", episode=episode, step=1, score=version / 10, version=version)
+        await bus.report(report)
+    await bus.client.flush()
+    reports = Reports(bus, ("a",), began, versions={"a": 7})
+    await reports.read()
+    assert [slot for slot in reports.slots("a", began.timestamp(), 60.0, 1) if slot is not None] == [0.7]
+
+
 async def test_an_agent_that_joins_during_a_rollout_is_no_part_of_it(bus: Bus) -> None:
     async with reporting(bus, lambda _, new, __: 0.8 if new else 0.5, *EIGHT) as fleet, at_work(bus):
         await release(bus, *EIGHT)
@@ -205,9 +279,7 @@ async def test_a_rollout_that_is_wanted_back_while_it_is_watched_goes_back(bus: 
         await release(bus, *EIGHT)
         events = await ended(bus, Stage.RELOADED)
         (canary,) = next(event for event in events if isinstance(event, UpdateStarted)).canary
-        history: History[UpdateEvent] = await Journal(bus).read("update", "u")
-        wanted = UpdateRollBackRequested(update_id="u", by=ADA, reason="changed my mind", what="all")
-        await Journal(bus).append([wanted], history, cause="back")
+        await want_back(bus)
         events = await ended(bus, *OVER)
     last = events[-1]
     assert isinstance(last, UpdateRolledBack)
