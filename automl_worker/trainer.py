@@ -249,38 +249,39 @@ class Trainer:
 
 
 class Hand:
-    """Messages that this trainer holds, one for each trial, kept in progress until they are settled."""
+    """Messages that this trainer holds, kept in progress until they are settled."""
 
     def __init__(self, bus: Bus, ack_wait: float) -> None:
         self._bus, self._ack_wait = bus, ack_wait
-        self._held: dict[str, tuple[Msg, asyncio.Task[None]]] = {}
-        """By subject, of which each trial has its own."""
+        self._held: dict[int, tuple[Msg, asyncio.Task[None]]] = {}
+        """By their places in the stream."""
 
     def take(self, messages: Sequence[Msg]) -> list[Msg]:
-        """Hold these too, and return those whose trials were not held yet: the others train, or wait to be, already.
+        """Hold these too, and return those that were not held yet: the others train, or wait to be, already.
 
-        Of a trial that is delivered again (it was not kept in progress in time) the newer message is held and settled.
+        Of one that is delivered again (it was not kept in progress in time) the newer delivery is held and settled.
         """
         new = []
         for message in messages:
-            if message.subject in self._held:
+            place = message.metadata.sequence.stream
+            if place in self._held:
                 self.drop(message)
             else:
                 new.append(message)
             beat = asyncio.create_task(keep_in_progress(message, self._ack_wait / 3))
-            self._held[message.subject] = message, beat
+            self._held[place] = message, beat
             metrics.TRIALS_HELD.inc()
         return new
 
     async def settle(self, message: Msg) -> None:
         """Acknowledge a trial: its effect is stored."""
-        newest, _ = self._held[message.subject]
+        newest, _ = self._held[message.metadata.sequence.stream]
         await settle(self._bus, newest, DURABLE, None)
         self.drop(message)
 
     def drop(self, message: Msg) -> None:
         """Hold a trial no longer."""
-        _, beat = self._held.pop(message.subject)
+        _, beat = self._held.pop(message.metadata.sequence.stream)
         metrics.TRIALS_HELD.dec()
         beat.cancel()
 
