@@ -148,7 +148,7 @@ class _Crowd:
             self._refill(live[0][1])
 
     def _ended(self, ended: Sequence[tuple[int, RunTrial]]) -> Iterator[Result]:
-        """Score those that are trained: by evaluation, or what goes on from a live agent by its last episodes."""
+        """Score those that are trained: by evaluation, or what goes on from a live agent by all it earned."""
         if not ended:
             return
         began = time.thread_time()
@@ -160,7 +160,7 @@ class _Crowd:
             self._lanes[lane] = None
             score, conflict, latency, exact = (None if found is None else float(found[lane]) for found in measured)
             if self._snapshot is not None:  # a live agent goes on exploring, and a watch sees what that costs
-                score = fmean(self._behaved[lane][-trial.eval_episodes :])
+                score = fmean(self._behaved[lane])
             result = Result(trial, score, exact, self._cpu[lane] + share, conflict=conflict, latency=latency)
             yield _checked(result) if finite[lane] else _diverged(result, "parameters are not finite")
 

@@ -63,7 +63,7 @@ class TrialCompleted(TrialMessage, Event):
     score: float
     """Mean of the greedy evaluation episodes, normalised: 0 the best constant action, 1 the best response.
 
-    From a snapshot: of the last `eval_episodes` episodes of the training itself, exploration included.
+    From a snapshot: of all episodes of the training itself, exploration included, as a watch would count them.
     """
     exact_score: float | None = None
     """Of the greedy policy by dynamic programming, where the environment is finite; never used to choose."""

@@ -46,7 +46,7 @@ SCORED_EPISODES: Final = 20
 """Newest episodes that a score before, or after, is the mean of."""
 AFTER_SECONDS: Final = 6.0
 """How long the agents learn on before the scores after are taken."""
-WATCH_EPISODES: Final = 30
+WATCH_EPISODES: Final = 45
 """Shorter than by default, so that nobody waits; it finds only large harms."""
 ROLLOUT_SECONDS: Final = 180.0
 DEMO_APPROVER: Final = "demo-approver"
