@@ -158,7 +158,7 @@ def test_a_second_start_installs_nothing(bare: dict[str, str], start: Start) -> 
         (["demo", "--once"], "-P -m tars demo --once"),
         (["test"], "-P -m pytest --dist loadfile -n 3 -m not slow"),
         (["test", "-k", "reload"], "-P -m pytest --dist loadfile -n 3 -m not slow -k reload"),
-        (["test", "--all", "-x"], "-P -m pytest --dist loadfile -n 2 -x"),
+        (["test", "--all", "-x"], "-P -m pytest --dist loadfile -n 2 --no-loadscope-reorder -x"),
     ],
 )
 def test_a_command_becomes_its_module(
