@@ -241,7 +241,7 @@ async def measure(count: int, share: int) -> AsyncIterator[Figure]:
         yield row("coordinator", found, "commands about studies")
         found = await grown(workers, "trainer", trained, count, warm)
         yield row("trainer", found, "trials of the surrogate")
-        found = await grown(workers, "coordinator", studied, count // share, warm // share)
+        found = await grown(workers, "coordinator", studied, count // share, count // share)
         yield row("coordinator_studies", found, "studies of 500 trials")
     async with servers() as workers:
         workers.ports["agents"] = 0
