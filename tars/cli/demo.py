@@ -46,6 +46,8 @@ SCORED_EPISODES: Final = 20
 """Newest episodes that a score before, or after, is the mean of."""
 AFTER_SECONDS: Final = 6.0
 """How long the agents learn on before the scores after are taken."""
+FORK_EPISODES: Final = 20
+"""What a candidate earns in so many is evidence: no longer than the watch, which minds a dip that pays back later."""
 WATCH_EPISODES: Final = 45
 """Shorter than by default, so that nobody waits; it finds only large harms."""
 ROLLOUT_SECONDS: Final = 180.0
@@ -65,7 +67,10 @@ def demo(
 ) -> None:
     """Start everything, tune live agents, and ask for your approval."""
     mode = {"approval_mode": "autonomous_threshold"} if once else {}
-    own = {"use_quick_mode": True, "watch_episodes": WATCH_EPISODES, "warm_up_episodes": WARM_UP_EPISODES}
+    own = {
+        "use_quick_mode": True, "warm_up_episodes": WARM_UP_EPISODES, "real_training_episodes": FORK_EPISODES,
+        "watch_episodes": WATCH_EPISODES,
+    }  # fmt: skip
     settings = load_settings().model_copy(update={**mode, **own})
     with tempfile.TemporaryDirectory(prefix="tars-demo-") as folder:
         result = asyncio.run(_run(settings, Path(folder).resolve(), once=once, verbose=verbose))
