@@ -331,8 +331,11 @@ def test_a_message_as_large_as_the_server_takes_is_put_aside_or_never_sent(syste
 
     async def fall() -> None:
         stored = await system.store([Noise("tars.event.study.started.v1.large", b"x" * (LARGE - spare), {})])
-        await system.until(lambda: system.is_settled("EVENTS", "run-study"))
-        assert stored.keys() <= await system.dead()
+
+        async def is_put_aside() -> bool:
+            return stored.keys() <= await system.dead()
+
+        await system.until(is_put_aside)
         assert len(stored) + system.refused == 1
 
     system.do(fall())
