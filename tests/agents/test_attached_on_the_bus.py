@@ -217,13 +217,19 @@ async def test_a_run_that_ends_before_its_first_word_was_acknowledged_still_says
     await link.close()
 
 
-async def test_a_return_that_is_no_number_is_reported_as_a_failed_episode_of_the_same_run(
-    bus: Bus, nats_server: Server
-) -> None:
+async def looping(bus: Bus, nats_server: Server) -> tuple[Attached, nn.Parameter]:
+    """A plain loop's learner on the bus, and all its weights."""
     weight = nn.Parameter(torch.ones(1))
     sgd = optim.SGD([weight], lr=0.1)
     link = tars.attach(optimizer=sgd, algorithm="ppo", agent_id=AGENT, broker=nats_server.url)
     await events(bus, said(AgentStarted))
+    return link, weight
+
+
+async def test_a_return_that_is_no_number_is_reported_as_a_failed_episode_of_the_same_run(
+    bus: Bus, nats_server: Server
+) -> None:
+    link, _ = await looping(bus, nats_server)
     for returned in (7.0, float("nan"), float("inf"), 3):
         link.step(episode_return=returned)
     reported = await reports(bus, 4)
@@ -239,10 +245,7 @@ async def test_a_return_that_is_no_number_is_reported_as_a_failed_episode_of_the
 async def test_a_diverged_learner_whose_returns_are_no_numbers_says_that_it_diverged(
     bus: Bus, nats_server: Server
 ) -> None:
-    weight = nn.Parameter(torch.ones(1))
-    sgd = optim.SGD([weight], lr=0.1)
-    link = tars.attach(optimizer=sgd, algorithm="ppo", agent_id=AGENT, broker=nats_server.url)
-    await events(bus, said(AgentStarted))
+    link, weight = await looping(bus, nats_server)
     weight.data.fill_(float("nan"))
     link.step(episode_return=float("nan"))
     (reported,) = await reports(bus, 1)

@@ -268,8 +268,8 @@ async def test_an_agent_that_finishes_before_it_reads_back_leaves_the_rollout(
     assert (last.reason == "all of its agents have finished") is (len(gone) == 2)
 
 
-@pytest.mark.slow
-async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(bus: Bus, fleet: Agents) -> None:
+async def wanted_back_under_a_later_one(bus: Bus, fleet: Agents) -> None:
+    """A confirmed update over which, on one of its two agents, another one lies, and which somebody wants back."""
     for name in ("a", "b"):
         await fleet.join(Learner(name))
     await release(bus)
@@ -278,6 +278,11 @@ async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(b
     later = ours.event.model_copy(update={"update_id": "later", "base": ours.sequence})
     await bus.publish(later, id="later.a.update", after=(configure_subject("a"), ours.sequence))
     await request_back(bus)
+
+
+@pytest.mark.slow
+async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(bus: Bus, fleet: Agents) -> None:
+    await wanted_back_under_a_later_one(bus, fleet)
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
     assert last.unreached == {"a": "it was configured by later.a.update since: roll that back first"}
@@ -287,14 +292,7 @@ async def test_values_of_a_later_update_stay_when_an_earlier_one_is_taken_back(b
 
 async def taken_back_twice(bus: Bus, fleet: Agents) -> tuple[UpdateEvent, UpdateEvent]:
     """ADA takes back what a later update lies over on one agent; then BOB, over that as well."""
-    for name in ("a", "b"):
-        await fleet.join(Learner(name))
-    await release(bus)
-    await confirmed(bus)
-    (ours,) = await Journal(bus).messages("AGENTS", configure_subject("a"))
-    later = ours.event.model_copy(update={"update_id": "later", "base": ours.sequence})
-    await bus.publish(later, id="later.a.update", after=(configure_subject("a"), ours.sequence))
-    await request_back(bus)
+    await wanted_back_under_a_later_one(bus, fleet)
     first = (await run(bus, Stage.ROLLED_BACK))[-1]
     await request_back(bus, "again", by=BOB, over_later=True)
     return first, (await run(bus, Stage.ROLLED_BACK))[-1]
