@@ -225,10 +225,10 @@ def _unfit_environment(command: StartStudy, target: RunningAgent | None) -> list
     if target is not None and target.world is None and command.environment is None:
         told = f"only its own code knows what {target.agent_id} acts in"
         return [f"{told}: name environment (a Gymnasium id) and score_range, the returns that count as 0 and 1 there"]
-    reasons = []
-    if target is not None and target.world is not None and command.environment is not None:
+    reasons, hosted = [], target is not None and target.world is not None
+    if target is not None and hosted and command.environment is not None:
         reasons.append(f"{target.agent_id} is hosted here, its trials play its role of the game: name no environment")
-    foreign = command.environment is not None and command.environment not in GAME_ROLES
+    foreign = not hosted and command.environment is not None and command.environment not in GAME_ROLES
     if foreign and command.score_range is None:
         reasons.append("name score_range, the returns that count as 0 and 1: without it a gain means nothing")
     if foreign and command.score_range is not None and not command.score_range[0] < command.score_range[1]:

@@ -118,9 +118,12 @@ class Source:
         return found
 
     def _age(self) -> float:
-        if monotonic() >= self._age_again_at:
+        with self._lock:
+            is_due = monotonic() >= self._age_again_at
+            if is_due:
+                self._age_again_at = monotonic() + AGE_SECONDS
+        if is_due:
             self._aged = self.age()
-            self._age_again_at = monotonic() + AGE_SECONDS
         return self._aged
 
 

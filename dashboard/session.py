@@ -81,9 +81,8 @@ def freeze_heap() -> None:
     gc.freeze()
 
 
-@st.cache_resource
 def one_log() -> None:
-    """Have Streamlit's own lines go where ours go, once: it gives each of its loggers a handler of its own."""
+    """Have Streamlit's own lines go where ours go, at each full run: it makes loggers later too, with own handlers."""
     known = [found for found in logging.root.manager.loggerDict.values() if isinstance(found, logging.Logger)]
     for logger in known:
         if hasattr(logger, "streamlit_console_handler"):

@@ -27,7 +27,7 @@ class Findings:
 
 def findings(study: Sequence[StudyEvent]) -> Findings | None:
     """Fold what counts; None: there is no such study."""
-    started, finished = _begun(study), _finished(study)
+    started, finished = begun(study), _finished(study)
     if started is None:
         return None
     found = () if finished is None else (finished.evidence, *finished.weighed)
@@ -50,7 +50,7 @@ def unfounded(evidence: Evidence, study_id: str | None, base: Mapping[str, int],
 
 def champion_update(study: Sequence[StudyEvent]) -> ProposeUpdate | None:
     """Make an update of a study's champion; None: there is none, it is not proven, or the study has no target."""
-    started, finished = _begun(study), _finished(study)
+    started, finished = begun(study), _finished(study)
     if started is None or not started.base or finished is None or finished.champion is None:
         return None
     change = changed(started.incumbent, finished.champion)
@@ -73,7 +73,8 @@ def update_id_of(study_id: str) -> str:
     return plain if len(plain) <= ID_LENGTH else f"{plain[:47]}-{sha256(study_id.encode()).hexdigest()[:16]}"
 
 
-def _begun(study: Sequence[StudyEvent]) -> StudyStarted | None:
+def begun(study: Sequence[StudyEvent]) -> StudyStarted | None:
+    """How it began; None: there is no such study."""
     return next((event for event in study if isinstance(event, StudyStarted)), None)
 
 

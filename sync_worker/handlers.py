@@ -13,10 +13,10 @@ from tars.runtime.running_agents import episodes_run, running_agents
 from tars.runtime.settings import Settings
 from tars.schemas.message import Envelope
 from tars.schemas.permissions import inbox_of
-from tars.schemas.study import StudyEvent, StudyFinished, StudyStarted
+from tars.schemas.study import StudyEvent, StudyFinished
 from tars.schemas.update import UpdateCommand, UpdateEvent
 from tars.sync_worker.facts import facts_of, gather
-from tars.sync_worker.findings import champion_update, findings
+from tars.sync_worker.findings import begun, champion_update, findings
 from tars.sync_worker.lifecycle import Facts, decide, replay
 
 router = NatsRouter()
@@ -62,7 +62,7 @@ async def on_study_finished(
 ) -> Sequence[UpdateEvent]:
     """A study's champion that is BETTER -> an update for the study's target, proposed by who started the study."""
     study: History[StudyEvent] = await journal.read("study", finished.study_id, reach=envelope.sequence)
-    started = next((event for event in study.events if isinstance(event, StudyStarted)), None)
+    started = begun(study.events)
     command = champion_update(study.events)
     if started is None or not started.propose or not settings.hyperparam_sync_enabled or command is None:
         return ()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tars.runtime.bus import Bus
+from tars.runtime.journal import History, Journal
 from tars.runtime.signing import (
     KEY_HEADER,
     LOGIN_HEADER,
@@ -19,6 +20,7 @@ from tars.runtime.signing import (
     write_key,
 )
 from tars.schemas.message import Answer, Command, Role, Signed
+from tars.schemas.update import UpdateCommandRefused, UpdateEvent
 
 ADA, GRACE, MALLORY = (new_signer(name) for name in ("ada", "grace", "mallory"))
 """A proposer; an approver, who may propose too; somebody whom nobody trusts."""
@@ -64,3 +66,23 @@ async def deliver(
     headers |= {TOKEN_HEADER: token} if token else {}
     await bus.jetstream.publish(sent.subject, (body or sent.body).encode(), stream="COMMANDS", headers=headers)
     return Answer.model_validate_json((await replies.next_msg(timeout=10)).data)
+
+
+async def events_of(bus: Bus) -> tuple[UpdateEvent, ...]:
+    """What stands in the history of the update u."""
+    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
+    return history.events
+
+
+async def refused(bus: Bus, answer: Answer, words: str) -> None:
+    """Assert that it was refused with these words, and that they stand in the history."""
+    last = (await events_of(bus))[-1]
+    assert isinstance(last, UpdateCommandRefused), last
+    assert words in "; ".join(answer.reasons), answer
+    assert last.reasons == answer.reasons
+
+
+async def answered(bus: Bus, answer: Answer, words: str, *, after: tuple[str, ...] = ("update.proposed.v1",)) -> None:
+    """Assert that it was refused with these words, and left nothing in the history: who sent it proved no name."""
+    assert words in "; ".join(answer.reasons), answer
+    assert tuple(event.kind for event in await events_of(bus)) == after

@@ -13,6 +13,7 @@ from tars.runtime.bus import Bus
 from tars.runtime.journal import History, Journal
 from tars.schemas.agent import AgentReported, ConfigureAgent
 from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
+from tars.schemas.running import RunningAgent
 from tars.schemas.streams import configure_subject
 from tars.schemas.update import ProposeUpdate, UpdateApproved, UpdateEvent, UpdateReleased
 from tars.sync_worker.lifecycle import Facts, Stage, Update, decide, replay
@@ -121,10 +122,16 @@ async def reporting(bus: Bus, score: Score, *names: str, world: str | None = "w"
         await fleet.leave()
 
 
-async def release(bus: Bus, *names: str, update_id: str = "u") -> None:
-    """Put a released update of these agents into the ledger."""
-    facts = Facts(id="c", time=NOW, by=ADA, agents={name: agent(name) for name in names})
-    proposed = decide(Update(), ProposeUpdate(update_id=update_id, agents=names, values=CHANGE), facts)
+async def release(
+    bus: Bus,
+    *names: str,
+    update_id: str = "u",
+    values: Mapping[str, Value] = CHANGE,
+    agents: Mapping[str, RunningAgent] | None = None,
+) -> None:
+    """Put a released update of these agents into the ledger; agents: what they run, where that is not VALUES."""
+    facts = Facts(id="c", time=NOW, by=ADA, agents=agents or {name: agent(name) for name in names})
+    proposed = decide(Update(), ProposeUpdate(update_id=update_id, agents=names, values=dict(values)), facts)
     approved = UpdateApproved(update_id=update_id, by=ADA, mode="manual", reason="", hold=False)
     history: History[UpdateEvent] = await Journal(bus).read("update", update_id)
     released = UpdateReleased(update_id=update_id, by=ADA)

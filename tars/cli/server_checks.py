@@ -4,13 +4,15 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import redis.asyncio
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.errors import APIError, ServiceUnavailableError
+from nats.js.api import StreamInfo
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 from redis.exceptions import RedisError
 
 from tars.cli.finding import Finding, look, ok, wrong
@@ -25,7 +27,7 @@ from tars.runtime.settings import Settings, bare
 from tars.schemas.counting import counted
 from tars.schemas.errors import Transient
 from tars.schemas.message import By
-from tars.schemas.streams import DURABLES, ROLES, STREAMS
+from tars.schemas.streams import BUCKETS, DURABLES, ROLES, STREAMS
 
 PATIENCE: Final = 3.0
 ASK_SECONDS: Final = 2.0
@@ -115,17 +117,21 @@ async def streams(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
         yield look("REPORTS", "it has one copy, as when it was made: without its server, rollouts wait", todo)
 
 
-async def copies(bus: Bus, settings: Settings) -> AsyncIterator[Finding]:
+async def copies(bus: Bus, _: Settings) -> AsyncIterator[Finding]:
     """Whether a server is away that should have copies: the next one that goes takes the ledger with it."""
-    if settings.stream_replicas == 1:
+    infos: dict[str, StreamInfo] = {}
+    for name in (*STREAMS, *(bucket.stream for bucket in BUCKETS.values())):
+        with suppress(NotFoundError):  # it is missing: `streams` says so
+            infos[name] = await bus.stream(name)
+    if all(info.config.num_replicas == 1 for info in infos.values()):
         return
-    away = {name: copies_away(await bus.stream(name)) for name in STREAMS}
+    away = {name: copies_away(info) for name, info in infos.items()}
     if servers := sorted({server for found in away.values() for server in found}):
         lacking = ", ".join(name for name, found in away.items() if found)
         todo = "start it again, or docs/operations.md, TarsCopiesAway"
         yield look("copies", f"{', '.join(servers)} has not all of {lacking}", todo)
     else:
-        yield ok("copies", f"{settings.stream_replicas} of each stream, on servers that keep up")
+        yield ok("copies", "all are on servers that keep up")
 
 
 async def clock(bus: Bus, _: Settings) -> AsyncIterator[Finding]:

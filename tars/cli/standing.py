@@ -157,15 +157,16 @@ def _weighing(
     def pairs(count: int) -> tuple[PairedScore, ...]:
         incumbent = {new.seed: _score(row, old) for old, new in done[:count]}
         candidate = {new.seed: _score(row, new) for _, new in done[:count]}
-        paired: tuple[PairedScore, ...] = test.paired([*candidate], incumbent, candidate)
-        return paired
+        found: tuple[PairedScore, ...] = test.paired([*candidate], incumbent, candidate)
+        return found
 
-    def look(pairs: Sequence[PairedScore]) -> "Look":
-        seen: Look = test.assess(pairs, max(looks, 1), threshold=row.threshold or 0.0, candidates=candidates)
+    def look(paired: Sequence[PairedScore]) -> "Look":
+        seen: Look = test.assess(paired, max(looks, 1), threshold=row.threshold or 0.0, candidates=candidates)
         return seen
 
-    now = look(pairs(len(done)))
-    gain = {"gain": now.gain, "gain_low": now.gain_low, "gain_high": now.gain_high} if pairs(len(done)) else {}
+    whole = pairs(len(done))
+    now = look(whole)
+    gain = {"gain": now.gain, "gain_low": now.gain_low, "gain_high": now.gain_high} if whole else {}
     verdict = look(pairs(test.LOOKS[looks - 1])).verdict if looks else None
     return found.model_copy(update={**gain, "verdict": verdict})
 

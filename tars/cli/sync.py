@@ -59,6 +59,8 @@ def sync(
 def _newest(bus: "Client", role: str | None) -> Iterator[str]:
     """The newest study with a BETTER champion of each target; an older one that shares an agent was for the same."""
     roles = {row.agent_id: row.role for row in bus.agents()}
+    if role is not None and role not in roles.values():
+        raise CommandRefused(f"no agent has the role {role}")
     taken: set[str] = set()
     for row in _studies(bus):
         ours = role is None or role in {roles.get(name) for name in row.agents}

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import streamlit.logger
 from stage import until
 
 from browsing import page_server
 from page_sessions import Sessions
 from people import PAGE, trusted
 from tars.dashboard.serve import hosts, refuse_strangers, secrets_of, write_secrets
+from tars.dashboard.session import one_log
 from tars.runtime.settings import BadSetting, Settings
 from tars.runtime.signing import BadKey
 from tars.runtime.stack import free_port
@@ -112,6 +114,14 @@ def test_off_a_terminal_the_page_logs_as_every_worker_does(tmp_path: Path) -> No
     assert (line["level"], line["service"], line["logger"]) == ("warning", "dashboard", "tars.dashboard.line")
 
 
+def test_streamlits_own_lines_go_where_ours_go_of_loggers_made_later_too(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("streamlit.one", "streamlit.later"):
+        own = streamlit.logger.get_logger(name)
+        one_log()
+        own.warning("seen %s", name)
+        assert f"seen {name}" in caplog.text
+
+
 async def look(address: str, seen: Callable[[], bool]) -> None:
     """Keep the page open until something is seen."""
     async with Sessions(address, 1).open(), asyncio.timeout(60):
@@ -122,3 +132,5 @@ async def look(address: str, seen: Callable[[], bool]) -> None:
 def test_the_address_people_are_sent_back_to_is_a_name_of_the_page() -> None:
     assert "tars.example.org" in hosts(Settings(oidc_redirect_uri="https://tars.example.org:8443/oauth2callback"))
     assert {"a.example", "b.example"} <= set(hosts(Settings(dashboard_hosts="a.example, b.example")))
+    assert "10.0.0.7" in hosts(Settings(listen_address="10.0.0.7"))
+    assert set(hosts(Settings())) == {"localhost", "127.0.0.1", "::1"}

@@ -21,7 +21,7 @@ from tars.schemas.errors import Transient
 from tars.schemas.evidence import Verdict
 from tars.schemas.message import Event
 from tars.schemas.study import StartStudy, StopStudy, StudyFinished, StudyStarted
-from tars.schemas.update import ApproveUpdate, ProposeUpdate, RejectUpdate, UpdateReleased
+from tars.schemas.update import ApproveUpdate, ProposeUpdate, RejectUpdate, UpdateEvent, UpdateReleased
 from tars.sync_worker.app import worker as sync
 
 pytestmark = pytest.mark.anyio
@@ -30,13 +30,20 @@ LAG = 0.15
 
 
 @pytest.fixture
-def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let direct gets answer as a copy would that is LAG behind; what asks the leader is not concerned."""
+def lag() -> list[float]:
+    """By how many seconds every copy lags: a test may change it."""
+    return [LAG]
+
+
+@pytest.fixture
+def lagging(monkeypatch: pytest.MonkeyPatch, lag: list[float]) -> None:
+    """Let direct gets answer as a copy would that lags behind; what asks the leader is not concerned."""
     direct = Journal._direct  # noqa: SLF001 - a copy that lags cannot be had on purpose
 
     async def late(self: Journal, stream: str, subject: str, request: dict[str, Any]) -> list[Msg]:
         found = await direct(self, stream, subject, request)
-        return [m for m in found if stored_time((m.headers or {})["Nats-Time-Stamp"]).timestamp() < time.time() - LAG]
+        seen = time.time() - lag[0]
+        return [m for m in found if stored_time((m.headers or {})["Nats-Time-Stamp"]).timestamp() < seen]
 
     monkeypatch.setattr(Journal, "_direct", late)
 
@@ -51,18 +58,23 @@ async def kinds(client: AsyncClient, noun: str, key: str, last: str) -> list[str
         return [event.kind.split(".")[1] async for event in client.follow(noun, key, is_last)]
 
 
-async def test_what_is_known_to_be_stored_is_waited_for(bus: Bus, lagging: None) -> None:
-    journal = Journal(bus)
+async def test_what_is_known_to_be_stored_is_waited_for(bus: Bus, lagging: None, lag: list[float]) -> None:
+    journal, lag[0] = Journal(bus), 60
     await journal.append([UpdateReleased(update_id="u", by=ADA)], History("update", "u"), cause="c")
     assert (await journal.read("update", "u")).events == ()
-    assert len((await journal.current("update", "u")).events) == 1
+    waiting: asyncio.Task[History[UpdateEvent]] = asyncio.create_task(journal.current("update", "u"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    lag[0] = 0
+    assert len((await waiting).events) == 1
     assert (await journal.current("update", "nobody")).events == ()
 
 
 async def test_a_copy_that_never_catches_up_is_no_reason_to_decide_on_what_it_has(
-    bus: Bus, lagging: None, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, lagging: None, lag: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "LAG_SECONDS", LAG / 3)
+    lag[0] = 60
+    monkeypatch.setattr(journal_module, "LAG_SECONDS", 0.05)
     await Journal(bus).append([UpdateReleased(update_id="u", by=ADA)], History("update", "u"), cause="c")
     with pytest.raises(Transient, match="no copy of EVENTS that answers has message 1"):
         await Journal(bus).current("update", "u")
@@ -74,7 +86,7 @@ async def test_a_command_is_decided_on_what_was_answered_before_it_and_its_rollo
     agent = LiveAgent(bus, Learner("a"))
     await agent.start(await last_run(bus, "a"))
     async with at_work(agent.run(), sync(settings).serve(0)), AsyncClient.connect(settings.nats) as client:
-        await until_known(client, bus)
+        await until_known(bus)
         await client.send(ProposeUpdate(update_id="u", agents=("a",), values=CHANGE))
         await client.send(ApproveUpdate(update_id="u"))
         found = await kinds(client, "update", "u", "confirmed")
@@ -104,13 +116,13 @@ async def test_a_champion_is_proposed(bus: Bus, settings: Settings, lagging: Non
     better = evidence(Verdict.BETTER)
     finished = StudyFinished(study_id="s", completed=1, failed=0, champion={**VALUES, **CHANGE}, evidence=better)
     async with at_work(agent.run(), sync(settings).serve(0)), AsyncClient.connect(settings.nats) as client:
-        await until_known(client, bus)
+        await until_known(bus)
         await Journal(bus).append([started, finished], History("study", "s"), cause="study-s")
         assert await kinds(client, "update", "u-s", "proposed") == ["proposed"]
 
 
-async def until_known(client: AsyncClient, bus: Bus) -> None:
-    """Wait until the copies know the agent, and a worker answers."""
+async def until_known(bus: Bus) -> None:
+    """Wait until the copies know the agent."""
     async with asyncio.timeout(20):
         while not (await Journal(bus).newest("agent", "a")).entries:
             await asyncio.sleep(0.02)

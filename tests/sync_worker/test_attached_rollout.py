@@ -4,29 +4,23 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 import tars
-from reporting_fleet import ended
+from reporting_fleet import ended, release
 from sb3_models import model_of
-from story import ADA, NOW
 from tars.runtime.bus import Bus
-from tars.runtime.journal import History, Journal
+from tars.runtime.journal import Journal
 from tars.runtime.leases import hold
 from tars.runtime.running_agents import running_agents
 from tars.runtime.servers import Server
 from tars.schemas.effect import Plan
 from tars.schemas.update import (
-    ProposeUpdate,
-    UpdateApproved,
-    UpdateEvent,
     UpdateJudged,
-    UpdateReleased,
     UpdateStarted,
 )
-from tars.sync_worker.lifecycle import Facts, Stage, Update, decide
+from tars.sync_worker.lifecycle import Stage
 from tars.sync_worker.rollout import Rollout
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -57,18 +51,11 @@ async def training(server: Server) -> AsyncIterator[None]:
         await asyncio.to_thread(thread.join, 30)
 
 
-async def release(bus: Bus, **values: Any) -> None:
-    """Put a released update of the agent into the ledger, once it has reported a while."""
+async def reported(bus: Bus) -> None:
+    """Wait until the agent has reported a while."""
     async with asyncio.timeout(60):
         while (await bus.jetstream.stream_info("REPORTS")).state.messages < EPISODES:
             await asyncio.sleep(0.1)
-    agents = await running_agents(Journal(bus), [AGENT])
-    facts = Facts(id="c", time=NOW, by=ADA, agents=agents)
-    proposed = decide(Update(), ProposeUpdate(update_id="u", agents=(AGENT,), values=values), facts)
-    approved = UpdateApproved(update_id="u", by=ADA, mode="manual", reason="", hold=False)
-    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
-    released = UpdateReleased(update_id="u", by=ADA)
-    await Journal(bus).append([*proposed, approved, released], history, cause="c-u")
 
 
 async def test_a_rollout_of_an_attached_learner_is_watched_and_says_what_it_can_find(
@@ -77,7 +64,9 @@ async def test_a_rollout_of_an_attached_learner_is_watched_and_says_what_it_can_
     rollout = Rollout(bus, apply_seconds=30.0, plan=Plan(pre=15, length=20))
     holding = asyncio.create_task(hold(bus, "run-rollout", "h", rollout, ack_wait=2))
     async with training(nats_server):
-        await release(bus, ent_coef=0.001)
+        await reported(bus)
+        running = await running_agents(Journal(bus), [AGENT])
+        await release(bus, AGENT, values={"ent_coef": 0.001}, agents=running)
         events = await ended(bus, *OVER, seconds=150)
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from identity_provider import IdentityProvider, altered, forged, identity_provider, wait_until_over
-from people import ADA, GRACE, MALLORY, PAGE, deliver, signed, soon, trusted
+from people import ADA, GRACE, MALLORY, PAGE, answered, deliver, events_of, refused, signed, soon, trusted
 from story import CHANGE, VALUES
 from tars.automl_worker.app import worker as coordinator
 from tars.producers.async_client import AsyncClient
@@ -25,7 +25,6 @@ from tars.schemas.update import (
     ProposeUpdate,
     RejectUpdate,
     UpdateApproved,
-    UpdateCommandRefused,
     UpdateEvent,
     UpdateProposed,
     content_of,
@@ -70,11 +69,6 @@ async def at_work(bus: Bus, believing: Settings) -> AsyncIterator[None]:
     await asyncio.gather(*serving, return_exceptions=True)
 
 
-async def events_of(bus: Bus) -> tuple[UpdateEvent, ...]:
-    history: History[UpdateEvent] = await Journal(bus).read("update", "u")
-    return history.events
-
-
 async def approval(bus: Bus) -> ApproveUpdate:
     """What approves the update of the ledger."""
     update = (await events_of(bus))[0]
@@ -87,20 +81,6 @@ async def said(bus: Bus, idp: IdentityProvider, subject: str, command: Command, 
     """Send a command of somebody who has just logged in, as the page does."""
     token = idp.token(subject)
     return await deliver(bus, signed(idp.gateway(PAGE, token), soon(command), key), token=token)
-
-
-async def refused(bus: Bus, answer: Answer, words: str) -> None:
-    """It was refused with these words, and they stand in the history."""
-    last = (await events_of(bus))[-1]
-    assert isinstance(last, UpdateCommandRefused), last
-    assert words in "; ".join(answer.reasons), answer
-    assert last.reasons == answer.reasons
-
-
-async def answered(bus: Bus, answer: Answer, words: str) -> None:
-    """It was refused with these words, and nothing of it stands in the history: who sent it proved no name."""
-    assert words in "; ".join(answer.reasons), answer
-    assert {event.kind for event in await events_of(bus)} <= {"update.proposed.v1", "update.approved.v1"}
 
 
 async def test_an_approval_of_who_logged_in_is_kept_with_claims_and_hash_and_without_the_token(

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 import pytest
 
 from interruptions import dies_at, interrupted
-from story import ADA, AGENTS, BOB, CHANGE, NOW, VALUES
+from reporting_fleet import release
+from story import ADA, BOB, CHANGE, VALUES
 from tars.agents.host import Applied, LiveAgent, Reload, last_run
 from tars.runtime.bus import Bus
 from tars.runtime.export import collect
@@ -19,12 +20,9 @@ from tars.schemas.hyperparameters import AlgorithmName, Moment, Value
 from tars.schemas.message import By
 from tars.schemas.streams import configure_subject
 from tars.schemas.update import (
-    ProposeUpdate,
-    UpdateApproved,
     UpdateConfirmed,
     UpdateEvent,
     UpdateFailed,
-    UpdateReleased,
     UpdateReloaded,
     UpdateResumed,
     UpdateRollBackRequested,
@@ -32,7 +30,7 @@ from tars.schemas.update import (
 )
 from tars.sync_worker import audit, audit_rollout
 from tars.sync_worker.fleet import Fleet
-from tars.sync_worker.lifecycle import Facts, Stage, Update, decide, replay
+from tars.sync_worker.lifecycle import Stage, replay
 from tars.sync_worker.rollout import Rollout
 from tars.sync_worker.stages import canaries
 
@@ -103,16 +101,6 @@ def drifts(values: dict[str, Value]) -> dict[str, Value]:
     return {**values, "learning_rate": VALUES["learning_rate"]}
 
 
-async def release(bus: Bus, update_id: str = "u") -> None:
-    """Put a released update into the ledger."""
-    facts = Facts(id="c", time=NOW, by=ADA, agents=AGENTS)
-    proposed = decide(Update(), ProposeUpdate(update_id=update_id, agents=("a", "b"), values=CHANGE), facts)
-    approved = UpdateApproved(update_id=update_id, by=ADA, mode="manual", reason="", hold=False)
-    history: History[UpdateEvent] = await Journal(bus).read("update", update_id)
-    released = UpdateReleased(update_id=update_id, by=ADA)
-    await Journal(bus).append([*proposed, approved, released], history, cause=f"c-{update_id}")
-
-
 async def request_back(bus: Bus, cause: str = "back", *, by: By = ADA, over_later: bool = False) -> None:
     history: History[UpdateEvent] = await Journal(bus).read("update", "u")
     wanted = UpdateRollBackRequested(update_id="u", by=by, reason="worse", over_later=over_later)
@@ -155,7 +143,7 @@ async def confirmed(bus: Bus) -> None:
 async def test_every_agent_is_configured_with_the_whole_set_and_read_back(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     events = await run(bus, Stage.CONFIRMED)
     backs = replay(events).read_backs
     assert {back.agent_id: back.effective for back in backs} == {n: {**VALUES, **CHANGE} for n in "ab"}
@@ -167,7 +155,7 @@ async def test_every_agent_is_configured_with_the_whole_set_and_read_back(bus: B
 async def test_a_read_back_that_differs_takes_the_values_back_everywhere(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
     await fleet.join(Learner("b", reads=drifts))
-    await release(bus)
+    await release(bus, "a", "b")
     events = await run(bus, Stage.ROLLED_BACK)
     last = events[-1]
     assert isinstance(last, UpdateRolledBack)
@@ -179,7 +167,7 @@ async def test_a_read_back_that_differs_takes_the_values_back_everywhere(bus: Bu
 @pytest.mark.slow
 async def test_an_agent_that_says_nothing_takes_the_update_back_and_is_named(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
-    await release(bus)
+    await release(bus, "a", "b")
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
     assert "b: it did not accept within 0.5 s" in last.reason
@@ -191,7 +179,7 @@ async def test_an_agent_that_says_nothing_takes_the_update_back_and_is_named(bus
 async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     await confirmed(bus)
     await request_back(bus)
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
@@ -205,8 +193,8 @@ async def test_a_confirmed_update_is_taken_back_by_hand(bus: Bus, fleet: Agents)
 async def test_of_two_updates_for_one_agent_the_second_is_taken_back_and_told_why(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus, "first")
-    await release(bus)
+    await release(bus, "a", "b", update_id="first")
+    await release(bus, "a", "b")
     holding = asyncio.create_task(hold(bus, "run-rollout", "h", rollout(bus), ack_wait=2))
     ends = [(await ended(bus, Stage.ROLLED_BACK, Stage.CONFIRMED, update_id=name))[-1] for name in ("first", "u")]
     holding.cancel()
@@ -221,7 +209,7 @@ async def test_of_two_updates_for_one_agent_the_second_is_taken_back_and_told_wh
 async def test_weights_that_change_during_a_reload_take_it_back(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
     await fleet.join(Learner("b", weights="other"))
-    await release(bus)
+    await release(bus, "a", "b")
     last = (await run(bus, Stage.ROLLED_BACK))[-1]
     assert isinstance(last, UpdateRolledBack)
     assert last.reason == "b: its weights changed during the reload"
@@ -230,7 +218,7 @@ async def test_weights_that_change_during_a_reload_take_it_back(bus: Bus, fleet:
 async def test_an_agent_that_stops_before_it_reads_back_takes_the_update_back(bus: Bus, fleet: Agents) -> None:
     await fleet.join(Learner("a"))
     stuck = await fleet.join(Stuck("b"))
-    await release(bus)
+    await release(bus, "a", "b")
     patient = Rollout(bus, accept_seconds=1.0, apply_seconds=1000.0)
     holding = asyncio.create_task(hold(bus, "run-rollout", "h", patient, ack_wait=2))
     while not await configurations(bus, "b"):
@@ -251,7 +239,7 @@ async def test_an_agent_that_finishes_before_it_reads_back_leaves_the_rollout(
 ) -> None:
     """Which of the two is the canary is drawn by lot: one finishes in its own stage, whichever that is."""
     agents = {name: await fleet.join(Stuck(name) if name in gone else Learner(name)) for name in ("a", "b")}
-    await release(bus)
+    await release(bus, "a", "b")
     patient = Rollout(bus, accept_seconds=5.0, apply_seconds=1000.0)
     holding = asyncio.create_task(hold(bus, "run-rollout", "h", patient, ack_wait=2))
     for name in sorted(gone, key=lambda name: name not in canaries({"a": 0, "b": 0})):
@@ -272,7 +260,7 @@ async def wanted_back_under_a_later_one(bus: Bus, fleet: Agents) -> None:
     """A confirmed update over which, on one of its two agents, another one lies, and which somebody wants back."""
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     await confirmed(bus)
     (ours,) = await Journal(bus).messages("AGENTS", configure_subject("a"))
     later = ours.event.model_copy(update={"update_id": "later", "base": ours.sequence})
@@ -322,7 +310,7 @@ async def test_an_agent_that_went_back_too_late_counts_when_it_is_asked_for_agai
     """It is not told a second time: what it has learnt since would be lost with it."""
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     await confirmed(bus)
     await fleet.leave()
     await fleet.join(Learner("b"))
@@ -363,7 +351,7 @@ class Slow(Rollout):
 async def test_what_is_taken_back_while_it_is_being_sent_reaches_no_further_agent(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     SlowFleet.reached, SlowFleet.go_on = asyncio.Event(), asyncio.Event()
     slow = Slow(bus, accept_seconds=0.5, apply_seconds=1.0)
     holding = asyncio.create_task(hold(bus, "run-rollout", "h", slow, ack_wait=2))
@@ -383,7 +371,7 @@ async def test_what_is_taken_back_while_it_is_being_sent_reaches_no_further_agen
 async def test_what_is_wanted_back_before_it_started_is_sent_to_nobody(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
 
     async def happens(number: int) -> None:
         if number == 1:  # after its resumption, before its start
@@ -401,7 +389,7 @@ async def test_what_is_wanted_back_on_its_way_is_taken_back_by_whoever_runs_it(b
     """The request has a lease of its own, which may wait behind every other rollout; here it is never taken."""
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
 
     async def happens(number: int) -> None:
         if number == 3:  # after its canary was read back, before the rest is
@@ -421,7 +409,7 @@ async def test_a_rollout_killed_between_two_steps_ends_the_same_and_configures_o
 ) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     message = await interrupted(bus, rollout(bus), dies_at(append))
     await message.nak()
     events = await run(bus, Stage.CONFIRMED)
@@ -438,7 +426,7 @@ async def test_a_way_back_killed_between_two_steps_ends_the_same_and_configures_
 ) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     await confirmed(bus)
     await request_back(bus)
     message = await interrupted(bus, rollout(bus), dies_at(append))
@@ -454,7 +442,7 @@ async def test_a_way_back_killed_between_two_steps_ends_the_same_and_configures_
 async def test_a_rollout_whose_holders_keep_dying_is_taken_back_and_fails(bus: Bus, fleet: Agents) -> None:
     for name in ("a", "b"):
         await fleet.join(Learner(name))
-    await release(bus)
+    await release(bus, "a", "b")
     message = await interrupted(bus, rollout(bus), dies_at(2))
     for delivery in range(RESUMPTIONS):
         history: History[UpdateEvent] = await Journal(bus).read("update", "u")
