@@ -6,13 +6,14 @@ from typing import Final, Literal
 
 from tars.agents.game import JointPlay
 from tars.agents.guard import Guard
-from tars.agents.host import LiveAgent, last_run, until_possible
+from tars.agents.host import LiveAgent, last_run
 from tars.agents.keeper import Keeper, Taken
 from tars.agents.world import EPISODES_PER_SECOND, Episode, Player, Spell, Start, World, starts
 from tars.producers.agent_reports import Reporter
 from tars.runtime.app import Worker
 from tars.runtime.bus import Bus
 from tars.runtime.cancellation import last_words
+from tars.runtime.outages import until_possible
 from tars.runtime.settings import Settings
 from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.schemas.agent import AgentBeat, AgentReported

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from tars.schemas.bounds import EPISODE_STEPS
+
 if TYPE_CHECKING:
     from tars.agents.doors import CoordinationGame
 
@@ -34,7 +36,7 @@ LOADS, CLASSES, RISKS, BACKLOGS = SHAPE = (6, 4, 3, 6)
 STATES = LOADS * CLASSES * RISKS * BACKLOGS
 FEATURES = sum(SHAPE)
 TICKS = 64
-HORIZON = 32
+HORIZON = EPISODE_STEPS
 GRID = 41
 """Points of [0, 1] among which the resource role's best constant and best response are sought."""
 

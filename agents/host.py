@@ -7,10 +7,10 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final, Literal, Protocol
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -22,6 +22,7 @@ from tars.runtime.bus import Bus, Stored, fresh_id
 from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Unreadable, put_aside
 from tars.runtime.journal import History, Journal, stored_time
+from tars.runtime.outages import RETRY_SECONDS, until_possible
 from tars.runtime.snapshots import NoSnapshot, Snapshots
 from tars.runtime.telemetry import elapsed_span, span, trace_headers
 from tars.schemas.agent import (
@@ -39,20 +40,17 @@ from tars.schemas.errors import Conflict, Poison, Transient
 from tars.schemas.hyperparameters import ALGORITHMS, AlgorithmName, Moment, Value, Values
 from tars.schemas.running import RunningAgent, replay
 from tars.schemas.snapshot import SnapshotRef
-from tars.schemas.streams import configure_subject, decode, live_subject
+from tars.schemas.streams import configure_subject, decode, history_subject, live_subject
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 30.0
 """Live messages come at most once: the newest configuration is also read this often, and after each reconnect; and
 whether it was taken for lost."""
-RETRY_SECONDS: Final = 0.5
 REMEMBERED: Final = 16
 """Events of its own history that an agent keeps in memory: enough to know what it has just said."""
 UNREADABLE: Final = "unreadable"
 """Stands for the update of a configuration that cannot be read."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -200,6 +198,9 @@ class LiveAgent:
 
     async def _deny_loss(self) -> None:
         """Start again in the ledger, as the same run, where a rollout took it for lost while it was silent."""
+        subject, own = history_subject("agent", self.agent_id), self._history.version
+        if not await until_possible(lambda: self._journal.page("EVENTS", own + 1, 1, subject)):
+            return  # nobody else has written
         newest = partial(self._journal.newest, "agent", self.agent_id, whatever=True)
         history: History[AgentEvent] = await until_possible(newest)
         known = replay(history.events)
@@ -432,15 +433,3 @@ async def last_run(bus: Bus, agent_id: str) -> RunningAgent:
     """Read what an agent ran when it was last heard of, to go on from there."""
     history: History[AgentEvent] = await until_possible(lambda: Journal(bus).newest("agent", agent_id, whatever=True))
     return replay(history.events)
-
-
-async def until_possible(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Try again while NATS is away: an agent goes on learning meanwhile."""
-    level = logging.WARNING
-    while True:
-        try:
-            return await attempt()
-        except (Transient, NatsError, OSError, TimeoutError) as error:
-            log.log(level, "NATS does not answer", extra={"error": f"{type(error).__name__}: {error}"})
-            level = logging.DEBUG  # once in an outage
-            await asyncio.sleep(RETRY_SECONDS)

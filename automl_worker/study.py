@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import reduce
 from typing import Final, assert_never
 
-from tars.schemas.bounds import ill_typed, objections
+from tars.schemas.bounds import EPISODE_STEPS, PARALLEL, ill_typed, objections
 from tars.schemas.errors import Refused
 from tars.schemas.hyperparameters import ALGORITHMS, GAME_ROLES, Algorithm, Value, Values, all_same, same
 from tars.schemas.message import By
@@ -27,8 +27,6 @@ from tars.schemas.study import (
 
 ROLE_OF: Final = {algorithm: role for role, algorithm in GAME_ROLES.items()}
 """What a study of an algorithm trains in, where it does not say."""
-EPISODE_STEPS: Final = 32
-"""Steps in each environment of a trial's episode."""
 MOST_WARM: Final = 3
 """Champions of earlier studies that a search tries first."""
 
@@ -88,7 +86,7 @@ def _start(state: Study, command: StartStudy, facts: Facts) -> list[StudyEvent]:
     environment = trained_in(command, target) or ROLE_OF[algorithm.name]
     in_game = environment in GAME_ROLES
     structural = tuple(d.name for d in algorithm.hyperparameters if d.structural and d.search is not None)
-    quick = facts.quick if command.quick is None else command.quick
+    quick = _is_quick(command, facts)
     incumbent = dict(target.values) if target else _defaults(algorithm, in_game=in_game)
     searched = (*_searched(algorithm, in_game=in_game), *(structural if command.structural else ()))
     return [
@@ -196,14 +194,24 @@ def _unable(command: StartStudy, facts: Facts) -> list[str]:
 
 def _without_a_rollout(command: StartStudy, target: RunningAgent | None, facts: Facts) -> list[str]:
     """Why no trial would learn: an attached agent's rollout may be longer than a trial, which has 16 environments."""
-    rollout = target.values.get("n_steps") if target is not None and target.world is None else None
-    if target is None or rollout is None or command.trainer not in {"population", "sb3"}:
+    if target is None or target.world is not None or command.trainer not in {"population", "sb3"}:
         return []
+    episodes, setting = facts.full_episodes[0], "REAL_TRAINING_EPISODES"
+    if _is_quick(command, facts) and not command.candidates and facts.quick_episodes[0] < episodes:
+        episodes, setting = facts.quick_episodes[0], "QUICK_MODE_TRAIN_EPISODES"
+    own = target.values.get("n_steps")
+    rollout = max((n for n in (own, *(c.get("n_steps", own) for c in command.candidates)) if n is not None), default=0)
     needed = math.ceil(rollout / EPISODE_STEPS)
-    if needed <= facts.full_episodes[0]:
+    if needed <= episodes:
         return []
-    why = f"{target.agent_id} learns every {rollout} steps of an environment, and a trial has fewer in each of its 16"
-    return [f"{why}: set REAL_TRAINING_EPISODES to {needed} or more for the coordinator"]
+    fewer = f"a trial has fewer in each of its {PARALLEL}"
+    why = f"{target.agent_id} would learn every {rollout:g} steps of an environment, and {fewer}"
+    return [f"{why}: set {setting} to {needed} or more for the coordinator"]
+
+
+def _is_quick(command: StartStudy, facts: Facts) -> bool:
+    """Whether its search trials are short."""
+    return facts.quick if command.quick is None else command.quick
 
 
 def _without_snapshot(command: StartStudy, facts: Facts) -> list[str]:

@@ -22,6 +22,7 @@ from tars.runtime.cancellation import end_if_cancelled
 from tars.runtime.delivery import Delivery
 from tars.runtime.id_tokens import IdTokens, rules_of
 from tars.runtime.journal import Journal
+from tars.runtime.outages import until_possible
 from tars.runtime.provision import check_provisioned
 from tars.runtime.rate_limit import RateLimit
 from tars.runtime.refusals import Refusals
@@ -32,7 +33,6 @@ from tars.schemas.errors import TarsError
 
 log = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 0.5
 GRACE = 5.0
 """Seconds that a stopping worker gives to what it is doing."""
 
@@ -96,7 +96,7 @@ class Worker:
         self.bus = await connect_bus(self.settings.nats, self.name, access=access, on_reconnect=self.on_reconnect)
         limit = RateLimit.of(self.settings)
         try:
-            await self._until_provisioned()
+            await until_possible(lambda: check_provisioned(self.bus.jetstream, self.durables, self.buckets))
             for key, value in (self._context() | {"rate_limit": limit}).items():
                 broker.context.set_global(key, value)
             await broker.start()
@@ -111,16 +111,6 @@ class Worker:
             await broker.stop()
             await limit.close()
             await self.bus.close()
-
-    async def _until_provisioned(self) -> None:
-        """Raise NotProvisioned once the server has said so: it may go away while this process starts."""
-        while True:
-            try:
-                return await check_provisioned(self.bus.jetstream, self.durables, self.buckets)
-            except (NatsError, OSError, TimeoutError) as error:
-                log.warning("NATS went away; looking again", extra={"error": f"{type(error).__name__}: {error}"})
-                await asyncio.sleep(AGAIN_SECONDS)
-                end_if_cancelled()
 
     def _context(self) -> dict[str, Any]:
         own = {"settings": self.settings, "bus": self.bus, "journal": Journal(self.bus)}

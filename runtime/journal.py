@@ -89,12 +89,17 @@ class Journal:
 
         An append is protected by the version it expects, a refusal by nothing. Costs a request more; raises as `read`.
         """
-        subject = history_subject(noun, key)
+        found: History[E]
+        reach, found = await asyncio.gather(self._end(history_subject(noun, key)), self.read(noun, key))
+        return found if found.version >= reach else await self.read(noun, key, reach=reach)
+
+    async def _end(self, subject: str) -> int:
+        """The sequence of the newest message there, by the leader; 0: there is none."""
         try:
             newest = await self._bus.last(stream_of(subject), subject)
         except (NatsError, TimeoutError) as error:
             raise Transient(f"{subject}: cannot be read ({type(error).__name__})") from error
-        return await self.read(noun, key, reach=newest.sequence if newest else 0)
+        return newest.sequence if newest else 0
 
     async def newest(self, noun: str, key: str, *, whatever: bool = False) -> History[E]:
         """Read the newest event of each kind of one id: a few, however long its history; in their order.
@@ -116,10 +121,11 @@ class Journal:
 
     async def messages(self, stream: str, subject: str, *, after: int = 0, reach: int = 0) -> tuple[Entry[Any], ...]:
         """Read whatever lies on a subject filter, oldest first; reach and errors as `read` has them."""
-        waited = 0.0
+        found, waited = list[Msg](), 0.0
         while True:
-            found = [message async for message in self.stored(stream, subject, after=after)]
-            if max(after, sequence_of(found[-1]) if found else 0) >= reach:
+            found += [message async for message in self.stored(stream, subject, after=after)]
+            after = sequence_of(found[-1]) if found else after
+            if after >= reach:
                 return _entries(found)
             if waited >= LAG_SECONDS:
                 raise Transient(f"{subject}: no copy of {stream} that answers has message {reach}")

@@ -12,6 +12,8 @@ STEP = 1.5
 
 PARALLEL = 16
 """Environments that a lane, or a hosted agent, steps at once."""
+EPISODE_STEPS = 32
+"""Steps in each of them of an episode."""
 
 Invariant = Callable[[Values], str | None]
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from tars.schemas.evidence import Evidence
 from tars.schemas.hyperparameters import GAME_ROLES, changed
+from tars.schemas.message import By
 from tars.schemas.study import StudyEvent, StudyFinished, StudyStarted
 from tars.schemas.update import ProposeUpdate
 
@@ -65,6 +66,12 @@ def champion_update(study: Sequence[StudyEvent]) -> ProposeUpdate | None:
         study_id=finished.study_id,
         reason=f"champion of study {finished.study_id}",
     )
+
+
+def proposal_of(study: Sequence[StudyEvent]) -> tuple[By, ProposeUpdate] | None:
+    """Its champion's update, and who asked for it; None also where the study was only to tell."""
+    started, command = begun(study), champion_update(study)
+    return (started.by, command) if started is not None and started.propose and command is not None else None
 
 
 def update_id_of(study_id: str) -> str:

@@ -16,7 +16,7 @@ from tars.schemas.permissions import inbox_of
 from tars.schemas.study import StudyEvent, StudyFinished
 from tars.schemas.update import UpdateCommand, UpdateEvent
 from tars.sync_worker.facts import facts_of, gather
-from tars.sync_worker.findings import begun, champion_update, findings
+from tars.sync_worker.findings import findings, proposal_of
 from tars.sync_worker.lifecycle import Facts, decide, replay
 
 router = NatsRouter()
@@ -62,11 +62,10 @@ async def on_study_finished(
 ) -> Sequence[UpdateEvent]:
     """A study's champion that is BETTER -> an update for the study's target, proposed by who started the study."""
     study: History[StudyEvent] = await journal.read("study", finished.study_id, reach=envelope.sequence)
-    started = begun(study.events)
-    command = champion_update(study.events)
-    if started is None or not started.propose or not settings.hyperparam_sync_enabled or command is None:
+    proposal = proposal_of(study.events) if settings.hyperparam_sync_enabled else None
+    if proposal is None:
         return ()
-    by = started.by
+    by, command = proposal
     history: History[UpdateEvent] = await journal.current("update", command.update_id)
     agents = await running_agents(journal, command.agents)
     episodes = await episodes_run(bus, agents.values())

@@ -16,7 +16,7 @@ from tars.runtime.bus import Bus
 from tars.runtime.journal import History
 from tars.runtime.leases import RESUMPTIONS, Lease, is_exhausted
 from tars.runtime.running_agents import running_agents
-from tars.schemas.agent import AgentStopped
+from tars.schemas.agent import AgentReloaded, AgentStarted, AgentStopped
 from tars.schemas.effect import Plan
 from tars.schemas.errors import Conflict
 from tars.schemas.outlook import Outlook, seen_from
@@ -181,7 +181,7 @@ class Rollout:
         backs = read_backs_of(expected)
         if not backs or not all(found.settled for found in expected.values()):
             return []  # all of the stage have finished, or somebody wants it back meanwhile
-        before = await self._before(proposal, step, started, expected)
+        before = await self._before(step, started, expected)
         return [
             UpdateReloaded(update_id=lease.key, read_backs=backs, stage=step.stage, attempt=step.attempt, before=before)
         ]
@@ -206,16 +206,14 @@ class Rollout:
         return expected, {}
 
     async def _before(
-        self, proposal: UpdateProposed, step: Switch, started: UpdateStarted, sent: Mapping[str, Expected]
+        self, step: Switch, started: UpdateStarted, sent: Mapping[str, Expected]
     ) -> dict[str, tuple[Slot, ...]]:
         """What every agent of the watch scored in the slots before the switch."""
         if started.slot_seconds is None:
             return {}
         times = [
-            entry.time
-            for name in step.agents
-            for entry in await self.fleet.configurations(name, after=proposal.base[name], reach=sent[name].version)
-            if entry.id == update_message_id(proposal.update_id, name, step.attempt)
+            (await self.fleet.configurations(name, after=found.version - 1, reach=found.version))[0].time
+            for name, found in sent.items()
         ]
         names = [*step.agents, *step.compared]
         reports = Reports(self.bus, names, min(times) - timedelta(seconds=self.plan.pre * started.slot_seconds))
@@ -272,11 +270,14 @@ class Rollout:
 
     async def _broken(self, step: Observe, began: datetime) -> str | None:
         """Why a stage can no longer be judged: since it switched an agent ended with an error, or runs other values."""
+        moved: list[str] = []
         for name in step.agents:
             for entry in await self.fleet.journal.since("EVENTS", history_subject("agent", name), began):
                 if isinstance(entry.event, AgentStopped) and entry.event.cause == "error":
                     return f"{name}: it stopped with an error: {entry.event.detail}"
-        return strayed(step, step.reloaded.read_backs, await running_agents(self.fleet.journal, step.agents))
+                if isinstance(entry.event, AgentStarted | AgentReloaded):
+                    moved.append(name)
+        return strayed(step, step.reloaded.read_backs, await running_agents(self.fleet.journal, moved))
 
     async def _roll_back(self, lease: Lease[UpdateEvent], proposal: UpdateProposed) -> None:
         found = await WayBack(self.fleet).take_back(lease, proposal)

@@ -107,6 +107,8 @@ def strayed(step: Step, read_backs: Iterable[ReadBack], agents: Mapping[str, Run
     Those that the step itself switches may run anything, and one that has finished has left. What is known of an agent
     may lag behind its read-back, and then tells nothing.
     """
+    if isinstance(step, Conclude) and isinstance(step.event, UpdateRollBackRequested):
+        return None  # it goes back already, and says why
     switching = step.agents if isinstance(step, Switch) else ()
     for back in read_backs:
         agent = agents.get(back.agent_id)

@@ -114,12 +114,11 @@ class WayBack:
 
     async def _is_sent(self, way: Way, agent_id: str, message_id: str, version: int) -> bool:
         """Whether the old values were sent already; by an earlier way back, where the agent runs them by now."""
-        update_id = way.proposal.update_id
-        if message_id not in {back_id(update_id, agent_id, attempt + 1) for attempt in range(way.attempt)}:
-            return False
+        *earlier, now = (back_id(way.proposal.update_id, agent_id, attempt + 1) for attempt in range(way.attempt))
+        if message_id not in earlier:
+            return message_id == now
         agents = await running_agents(self.fleet.journal, [agent_id])
-        runs = agent_id in agents and agents[agent_id].applied == version
-        return runs or message_id == back_id(update_id, agent_id, way.attempt)
+        return agent_id in agents and agents[agent_id].applied == version
 
     async def _was_overtaken(self, proposal: UpdateProposed, agent_id: str, version: int) -> bool:
         """Whether another update's values lie over ours; if ours never came, there is nothing to take back."""

@@ -108,9 +108,18 @@ def test_a_study_for_attached_agents_is_refused_without_environment_or_scale(rol
 def test_a_study_for_an_attached_agent_whose_rollouts_are_longer_than_a_trial_is_refused() -> None:
     foreign = replace(attached("a"), role="ppo", algorithm="ppo", values=dict(PPO.defaults))
     asked = start(role="ppo", environment="CartPole-v1", score_range=(0, 500))
-    assert "a learns every 2048 steps" in (told := refusal(asked, facts(foreign)))
+    assert "a would learn every 2048 steps" in (told := refusal(asked, facts(foreign)))
     assert "REAL_TRAINING_EPISODES to 64 or more" in told
     assert started(asked, facts(foreign, full_episodes=(64, 10))).incumbent["n_steps"] == 2048
+    quick = asked.model_copy(update={"quick": True})
+    assert "QUICK_MODE_TRAIN_EPISODES to 64 or more" in refusal(quick, facts(foreign, full_episodes=(64, 10)))
+
+
+def test_a_candidate_whose_rollouts_are_longer_than_a_trial_is_refused_too() -> None:
+    foreign = replace(attached("a"), role="ppo", algorithm="ppo", values={**PPO.defaults, "n_steps": 128})
+    asked = start(role="ppo", environment="CartPole-v1", score_range=(0, 500))
+    longer = asked.model_copy(update={"candidates": ({"n_steps": 4096},)})
+    assert "a would learn every 4096 steps" in refusal(longer, facts(foreign))
 
 
 def test_a_study_for_hosted_agents_takes_no_environment_and_no_scale() -> None:

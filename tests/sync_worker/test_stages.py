@@ -4,7 +4,10 @@ from datetime import timedelta
 
 import pytest
 
+from examples import EXAMPLES
 from story import NOW
+from tars.schemas.agent import AgentReloaded
+from tars.schemas.running import RunningAgent
 from tars.schemas.update import (
     ReadBack,
     RolloutStage,
@@ -15,7 +18,7 @@ from tars.schemas.update import (
     UpdateRollBackRequested,
     UpdateStarted,
 )
-from tars.sync_worker.stages import Conclude, Observe, Switch, canaries, next_step, too_long
+from tars.sync_worker.stages import Conclude, Observe, Switch, canaries, next_step, strayed, taken_back, too_long
 
 EIGHT = tuple("abcdefgh")
 STARTED = UpdateStarted(update_id="u", agents=EIGHT, canary=("c",), slot_seconds=1.0, slots=60)
@@ -102,6 +105,16 @@ def test_agents_that_report_nothing_are_switched_in_stages_and_not_watched() -> 
     assert next_step(story, ()) == Switch("rest", 1, tuple("abdefgh"), ("c",))
     last = next_step([*story, reloaded("rest", *"abdefgh")], ())
     assert last == Conclude(UpdateConfirmed(update_id="u", reason="not watched: its agents report no episodes"))
+
+
+def test_who_no_longer_runs_the_values_is_named_unless_they_are_taken_back_anyway() -> None:
+    back = reloaded("canary", "c").read_backs
+    proof = EXAMPLES["agent.reloaded.v1"].model_copy(update={"agent_id": "c", "version": 1})
+    assert isinstance(proof, AgentReloaded)
+    begun_anew = {"c": RunningAgent(agent_id="c", run_id="r2", applied=0, reload=proof)}
+    confirmed = Conclude(UpdateConfirmed(update_id="u"))
+    assert "c: it no longer runs the values" in (strayed(confirmed, back, begun_anew) or "")
+    assert strayed(Conclude(taken_back("u", "worse")), back, begun_anew) is None
 
 
 def test_an_agent_that_has_finished_is_left_out() -> None:
